@@ -26,7 +26,7 @@ environment.prepare()  # before Ray is imported
 import ray  # noqa: E402
 
 from benchmarks.common import Row  # noqa: E402
-from benchmarks.simulated_accelerators import NUMERICS, plain_assembly, sleeping_pool  # noqa: E402
+from benchmarks.simulated_accelerators import NUMERICS, plain_reduction, sleeping_pool  # noqa: E402
 from orchestrator.plan.plan import REDUCED_ON_WORKERS  # noqa: E402
 from workers.data.dataset import Split  # noqa: E402
 from workers.data.numbering import RowNames  # noqa: E402
@@ -45,9 +45,9 @@ def driver_cost(members: int, classes: int, parts: int) -> Row:
     pool = sleeping_pool(members, layout, classes, 0.0)
     on_workers = classes >= REDUCED_ON_WORKERS
     with tempfile.TemporaryDirectory() as folder, pool:
-        assembly = plain_assembly(folder, layout, classes, on_workers)
+        reduction = plain_reduction(folder, layout, classes, on_workers)
         began = time.process_time()
-        for _ in pool.stream(range(parts), 1.0, assembly):
+        for _ in pool.stream(range(parts), 1.0, reduction):
             pass
         cpu = time.process_time() - began
         written = sum(path.stat().st_size for path in Path(folder).iterdir())

@@ -25,7 +25,7 @@ from benchmarks.sleeping_teacher import SleepingTeacher  # noqa: E402
 from orchestrator.config.ensemble import EnsembleSpec  # noqa: E402
 from orchestrator.teachers.pool import Hooks, Hosting, TeacherPool  # noqa: E402
 from workers.data.numbering import Numbering  # noqa: E402
-from workers.inference.reduce import Assembly, Rule  # noqa: E402
+from workers.inference.reduce import Reduction, Rule  # noqa: E402
 from workers.inference.teacher import Member  # noqa: E402
 from workers.specs.models import ModelSpec  # noqa: E402
 from workers.targets.layout import PartLayout, part_rows  # noqa: E402
@@ -53,9 +53,9 @@ def sleeping_pool(teachers: int, layout: PartLayout, classes: int, batch_s: floa
     )
 
 
-def plain_assembly(folder: str, layout: PartLayout, classes: int, on_workers: bool = False) -> Assembly:
-    """The assembly for the arithmetic mean, with all classes stored."""
-    return Assembly(
+def plain_reduction(folder: str, layout: PartLayout, classes: int, on_workers: bool = False) -> Reduction:
+    """The reduction for the arithmetic mean, with all classes stored."""
+    return Reduction(
         folder=folder,
         layout=layout,
         classes=classes,
@@ -74,8 +74,8 @@ def one_pass(teachers: int, examples: int) -> tuple[float, float]:
         begun = time.perf_counter()
         with pool:
             up = time.perf_counter()
-            assembly = plain_assembly(folder, layout, CLASSES)
-            for _ in pool.stream(range(layout.parts), 1.0, assembly):
+            reduction = plain_reduction(folder, layout, CLASSES)
+            for _ in pool.stream(range(layout.parts), 1.0, reduction):
                 pass
             done = time.perf_counter()
     return up - begun, done - up

@@ -15,7 +15,7 @@ from orchestrator.cluster import cluster_file, connection
 from orchestrator.cluster.resources import Machines
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
-from orchestrator.plan import kept
+from orchestrator.plan import plan_file
 from orchestrator.plan import rates as estimated
 from orchestrator.plan.designs import Design, designs
 from orchestrator.plan.facts import DataFacts, Facts
@@ -89,7 +89,7 @@ def planned(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: S
         runs, probed = _rehearsed(config, other, asked, verbose=verbose, screen=screen)
     found = whole(runs)
     if keeps:
-        reason = kept.write(runs.first.case.config, runs.first.outlook)
+        reason = plan_file.write(runs.first.case.config, runs.first.outlook)
         if reason:
             screen.say(f"The plan is not kept for the report of the run: {reason}.")
     free = storage.free_bytes(config.storage) if other is None else None
@@ -248,7 +248,7 @@ def _of_design(found: Planned) -> list[str]:
 
 def _reasons(of: Design) -> str:
     """The figures by which a design holds or not."""
-    room = " and storage has less room" if of.lacks_room else ""
+    room = " and storage has less room" if of.lacks_storage else ""
     read = f"an epoch reads for {duration(of.read_s)} and computes for {duration(of.computed_s)}"
     return f"they take {size(of.stored)}{room}, {read}"
 

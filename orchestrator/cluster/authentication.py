@@ -28,7 +28,7 @@ TIMEOUT_S = 10.0
 
 
 @contextmanager
-def in_place() -> Iterator[None]:
+def own_token() -> Iterator[None]:
     """Give a Ray that starts in the block a token that only the environment of its own processes holds.
 
     Without a token any user of this machine could run code as this one, through the open port. Ray itself would store a

@@ -78,7 +78,7 @@ def connect(
 
 @contextmanager
 def _started_in_place(verbose: bool) -> Iterator[None]:
-    with authentication.in_place(), local_ray.temporary_folder() as folder:
+    with authentication.own_token(), local_ray.temporary_folder() as folder:
         try:
             _init(verbose, address="local", include_dashboard=False, _temp_dir=folder)
         except Exception as error:  # Ray 2.60 raises a plain one where its processes are slow to start

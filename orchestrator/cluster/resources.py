@@ -196,7 +196,7 @@ def _slots(node: Node, num_cpus: float, num_gpus: float) -> int:
 
 
 def times(asked: float, there: float) -> int:
-    """How many times an amount of a resource is there, in Ray's units, which are exact where floats are not."""
+    """How many times `asked` of a resource fits into `there`, in Ray's units, which are exact where floats are not."""
     return round(there * UNITS) // max(1, round(asked * UNITS))
 
 

@@ -63,7 +63,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, ScalarNode) or key.tag == MERGE:
                 continue
             if key.value in seen:
-                raise ConstructorError(problem=f"the key '{key.value}' is there twice", problem_mark=key.start_mark)
+                raise ConstructorError(problem=f"the key '{key.value}' is given twice", problem_mark=key.start_mark)
             seen.add(key.value)
             if key.tag == BOOL:  # of `on: 3` and `no: 1`
                 key.tag = STRING

@@ -31,7 +31,7 @@ class Design:
 
     configured: whether it is the configuration's own. stored: bytes of soft targets, and of logits where these are
     kept. read_s, computed_s: seconds that an epoch of the student reads and computes. streamed_s: seconds that
-    streaming saves. seconds: of the whole run. lacks_room: whether storage is known to have less room.
+    streaming saves. seconds: of the whole run. lacks_storage: whether storage is known to have less room.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Design:
     computed_s: float
     streamed_s: float
     seconds: float
-    lacks_room: bool
+    lacks_storage: bool
 
     @property
     def waits(self) -> bool:
@@ -50,7 +50,7 @@ class Design:
 
     @property
     def holds(self) -> bool:
-        return not (self.lacks_room or self.waits)
+        return not (self.lacks_storage or self.waits)
 
 
 def designs(runs: Runs, free: int | None) -> tuple[Design, ...]:
@@ -84,5 +84,5 @@ def _design(way: Mapping[str, Any], runs: Runs, free: int | None, *, configured:
         computed_s=epoch_s(first.case, first.rates),
         streamed_s=sum(stage.seconds for stage in first.outlook.stages) - first.outlook.seconds,
         seconds=of.seconds,
-        lacks_room=free is not None and of.stored > free,
+        lacks_storage=free is not None and of.stored > free,
     )

@@ -81,7 +81,7 @@ def _of_memory(case: Case, stage: PlannedStage) -> Iterator[str]:
 def _on_node(case: Case, stage: PlannedStage) -> int:
     """Bytes of main memory that a stage takes on one node: its processes at once, and the data.
 
-    The data are there once in Ray's shared memory. On a single node the driver is there, too, with data of its own.
+    Ray's shared memory holds the data once. On a single node the driver runs, too, with data of its own.
     """
     if not stage.memory:  # unknown
         return 0
@@ -124,40 +124,40 @@ def _of_gpu(case: Case, stage: PlannedStage, sharing: int) -> Iterator[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
-    """Bytes for logits in the storage of a run, None where they are not known; and bytes of memory on this machine."""
+class Free:
+    """Free bytes: in the storage of a run, None where they are not known; and of memory on this machine."""
 
-    free: int | None
+    storage: int | None
     memory: int
 
 
-def of_logits(config: RunConfig, data: DataFacts, members: int, room: Room) -> Iterator[str]:
+def of_logits(config: RunConfig, data: DataFacts, members: int, free: Free) -> Iterator[str]:
     """What does not fit of the members' logits that a schedule of T keeps. It needs no other part of a plan."""
     needed, workers = sizes(config, data, members), config.student.workers[1]
-    if room.free is not None and needed.logits > room.free:
+    if free.storage is not None and needed.logits > free.storage:
         yield (
             f"{SCHEDULE}: a schedule keeps each member's logits, {size(needed.logits)} "
-            f"({_of_each(data, members)}), and '{config.storage}' has {size(room.free)} free on its disk. Set "
+            f"({_of_each(data, members)}), and '{config.storage}' has {size(free.storage)} free on its disk. Set "
             "`storage` to a larger one, or `temperature` to a number."
         )
-    if workers * needed.held_by_worker > room.memory:
+    if workers * needed.held_by_worker > free.memory:
         yield (
             f"{SCHEDULE}: for a schedule each of the student's workers holds logits of {size(needed.held_by_worker)} "
-            f"while it mixes parts, and {workers} of them have {size(room.memory)} of memory available on this "
+            f"while it mixes parts, and {workers} of them have {size(free.memory)} of memory available on this "
             "machine. Use a machine with more memory, fewer members, or set `temperature` to a number."
         )
 
 
-def note_on_logits(config: RunConfig, data: DataFacts, members: int, room: Room) -> str:
+def note_on_logits(config: RunConfig, data: DataFacts, members: int, free: Free) -> str:
     """What the logits of `of_logits` take, for the user."""
     needed = sizes(config, data, members)
     disk = "not known for this storage"
-    if room.free is not None:
-        disk = f"{size(room.free)} free on the disk of '{config.storage}'"
+    if free.storage is not None:
+        disk = f"{size(free.storage)} free on the disk of '{config.storage}'"
     return (
         f"{SCHEDULE}: a schedule keeps each member's logits: {size(needed.logits)} in storage "
         f"({_of_each(data, members)}; {disk}), and {size(needed.held_by_worker)} of memory in each worker of the "
-        f"student ({size(room.memory)} available on this machine). The student's training begins once all are stored."
+        f"student ({size(free.memory)} available on this machine). The student's training begins once all are stored."
     )
 
 

@@ -131,7 +131,7 @@ def by_members(report: Report) -> Figure:
     told = "; ".join(f"{k} members {shown(v)}{_to(bounds)}" for k, v, bounds in best) or "; ".join(
         f"{k} members {shown(v)}" for k, v in any_
     )
-    caption = f"{title}: the best first, with 95% intervals; dotted: any so many" if best else title
+    caption = f"{title}: the best first, with 95% intervals; dotted: any k members" if best else title
     return Figure(caption, told, drawing(WIDTH, HEIGHT, parts, title=title, description=told))
 
 

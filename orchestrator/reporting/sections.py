@@ -113,11 +113,11 @@ def worth(report: Report) -> Section:
         ]
     blocks += [
         Text(
-            "Any so many members: the mean over as many choices as there are members (each run of neighbours in "
+            "Any k members: the mean over as many choices as there are members (each run of neighbours in "
             "their ring)"
             f"{_without_weight(report.soft_targets)}."
         ),
-        Table(curve, folded=bool(report.worth) or len(curve) > LONG, title="Any so many members"),
+        Table(curve, folded=bool(report.worth) or len(curve) > LONG, title="Any k members"),
         each,
     ]
     return Section("What each further member was worth", blocks)

@@ -152,7 +152,7 @@ def worth(report: Report) -> Rows:
             "95% interval",
             "nll",
             "ece",
-            "any so many",
+            "any k members",
             "lost without it",
             "95% interval",
             f"{unit} hours",

@@ -1,4 +1,4 @@
-"""The user's own figures of a run, `report.figures`: drawn from the student and the test split once both are there."""
+"""The user's own figures of a run, `report.figures`: drawn from the student and the test split once both exist."""
 
 from __future__ import annotations
 

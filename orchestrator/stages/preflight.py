@@ -18,7 +18,7 @@ from orchestrator.config.schema import FurtherSystem
 from orchestrator.observers import mlflow_uri
 from orchestrator.plan import fit
 from orchestrator.plan.facts import DataFacts
-from orchestrator.plan.fit import Room
+from orchestrator.plan.fit import Free
 from orchestrator.stages import drawings, remarks, specialists
 from orchestrator.stages.places import check_submitted
 from orchestrator.stages.predictions import KEPT_BYTES, predicted_bytes
@@ -140,7 +140,7 @@ def check_on(config: RunConfig, dataset: Dataset, wait_for: Callable[[str], None
     if top_k is not None and top_k > dataset.classes:
         raise RequestError(f"distillation.top_k: {top_k} of {dataset.classes} classes; expected at most as many.")
     size = _known_size(config, machines)
-    room = check_logits(config, dataset, size) if size is not None else ()
+    of_logits = check_logits(config, dataset, size) if size is not None else ()
     _check_objective(config, dataset)
     _check_bias(config, dataset)
     for key, group in zip(config.ensemble.keys(), config.ensemble.groups, strict=True):
@@ -154,7 +154,7 @@ def check_on(config: RunConfig, dataset: Dataset, wait_for: Callable[[str], None
         compiling.check_machine()
     if config.evaluation.metrics:
         notes += custom_metrics.try_out(config.evaluation.metrics, dataset.test.y, dataset.classes, config.seed)
-    return dataset.noted(*remarks.on(config, dataset), *room, *notes)
+    return dataset.noted(*remarks.on(config, dataset), *of_logits, *notes)
 
 
 def _masked_by(config: RunConfig) -> str | None:
@@ -223,7 +223,7 @@ def check_placed(config: RunConfig, dataset: Dataset, members: int) -> Dataset:
 
 
 def check_logits(config: RunConfig, dataset: Dataset, members: int) -> tuple[str, ...]:
-    """A note on the room that the members' logits of a schedule of T take; none without a schedule.
+    """A note on the bytes of the members' logits that a schedule of T needs; none without a schedule.
 
     The memory is that of this machine; that of other nodes is not known before the plan. Raises: `RequestError` where
     storage or memory is too small.
@@ -234,11 +234,11 @@ def check_logits(config: RunConfig, dataset: Dataset, members: int) -> tuple[str
     if free is not None:  # logits of an earlier attempt are among those that are needed
         place = storage.local_folder(config.folder)
         free += sum(path.stat().st_size for path in place.glob("logits/*/*.parquet"))
-    room = Room(free=free, memory=memory.available())
-    lacking = next(fit.of_logits(config, data, members, room), "")
+    available = Free(storage=free, memory=memory.available())
+    lacking = next(fit.of_logits(config, data, members, available), "")
     if lacking:
         raise RequestError(lacking)
-    return (fit.note_on_logits(config, data, members, room),)
+    return (fit.note_on_logits(config, data, members, available),)
 
 
 def _check_objective(config: RunConfig, dataset: Dataset) -> None:

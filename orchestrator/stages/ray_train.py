@@ -134,8 +134,8 @@ def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
         except RunError as error:
             refused.append(error)
         if refused or interrupts.pressed_for_s() > HEED_S:
-            for leader in _there(CONTROLLER):
-                processes.end(leader)
+            for controller in _there(CONTROLLER):
+                processes.end(controller)
         return seen_s
 
     def watch() -> None:

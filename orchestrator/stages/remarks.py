@@ -1,4 +1,4 @@
-"""Notes on a configuration that runs, and hardly as its author means it to."""
+"""Notes on a configuration that is valid, but probably not what its author intends."""
 
 from __future__ import annotations
 

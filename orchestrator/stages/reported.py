@@ -12,8 +12,8 @@ from orchestrator.cluster.resources import Placement
 from orchestrator.config.run_config import RunConfig
 from orchestrator.export import named, student_model
 from orchestrator.observers.events import ReportReady
-from orchestrator.plan import kept
-from orchestrator.plan.kept import KeptPlan
+from orchestrator.plan import plan_file
+from orchestrator.plan.plan_file import KeptPlan
 from orchestrator.reporting import files, several, statistics, sums
 from orchestrator.reporting import report as reports
 from orchestrator.reporting.report import SPECIALISTS, MemberWorth, Planned, Report, System
@@ -76,7 +76,7 @@ def _composed(run: Context, of: Outcome) -> Report:
     baseline, student, made = of.baseline, of.student, of.made
     systems = _validated(config, of.compared.systems, {"baseline": baseline, "student": student})
     accuracy = {system.role: system.test.accuracy for system in systems}
-    foreseen = kept.read(config)
+    foreseen = plan_file.read(config)
     cost = costs.spent(run.plan, of.members, baseline, student, made)
     return Report(
         name=config.name,

@@ -22,7 +22,7 @@ from workers import storage, telemetry
 from workers.artifacts import parts as part_files
 from workers.data.dataset import Split
 from workers.inference.actor import TeacherWork, probe_rows
-from workers.inference.reduce import Assembly, Rule
+from workers.inference.reduce import Reduction, Rule
 from workers.inference.teacher import Member
 from workers.models import predictor
 from workers.targets import soft_targets as store
@@ -56,7 +56,7 @@ def ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member], 
             combination.rule_of(config.ensemble, members),
             [member.name for member in members],
         )
-        assembly = Assembly(
+        reduction = Reduction(
             folder=made.folder,
             layout=made.layout,
             classes=planned.classes,
@@ -65,7 +65,7 @@ def ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member], 
             numbering=dataset.numbering,
             reduces_on_workers=run.plan.reduces_on_workers,
         )
-        _compute(made, pool, assembly, stage)
+        _compute(made, pool, reduction, stage)
     events.note("soft targets complete: teachers released")
 
 
@@ -107,15 +107,15 @@ def _check(
     return check
 
 
-def _compute(made: SoftTargetPass, pool: TeacherPool, assembly: Assembly, stage: Progress) -> None:
+def _compute(made: SoftTargetPass, pool: TeacherPool, reduction: Reduction, stage: Progress) -> None:
     """Compute every missing part, then write the manifest."""
     planned, layout, missing = made.planned, made.layout, made.missing
-    positions = assembly.numbering.rows
+    positions = reduction.numbering.rows
     done, rows = 0, sum(int(positions.of(layout.ids(number)).sum()) for number in missing)
     with pool:
-        assembly = replace(assembly, numerics=assembly.numerics.model_copy(update={"stacked": pool.stacked}))
+        reduction = replace(reduction, numerics=reduction.numerics.model_copy(update={"stacked": pool.stacked}))
         started = time.perf_counter()
-        for number, part in zip(missing, pool.stream(missing, planned.temperature, assembly), strict=True):
+        for number, part in zip(missing, pool.stream(missing, planned.temperature, reduction), strict=True):
             made.parts[number] = part
             done += part.rows
             telemetry.count(telemetry.SOFT_TARGET_EXAMPLES, part.rows)

@@ -87,7 +87,7 @@ def changes(place: str, key: Key) -> str:
         return ""
     now = key.flat()
     if before.format != NETWORK.version and before.what.keys() != now.keys():  # it knew other inputs
-        return "an earlier version of Stillhouse trained the one that is there"
+        return "an earlier version of Stillhouse trained the existing network"
     return keys.changes(before.what, now)
 
 

@@ -30,7 +30,7 @@ from workers.data import sampling
 from workers.data.dataset import Dataset
 from workers.data.examples import has_texts
 from workers.inference import teacher
-from workers.inference.kept import check_elsewhere
+from workers.inference.saved_weights import check_elsewhere
 from workers.inference.teacher import Member
 from workers.models import checkpoints
 from workers.models import provenance as model_provenance

@@ -90,7 +90,7 @@ def sweep(base: RunConfig, asked: Asked, *, verbose: bool = False, screen: Scree
         connection.connect(base.ensemble.start_timeout_s, verbose=verbose, wait_for=screen.wait_for) as machines,
         Lock(folder),
     ):
-        at_once = _room(base, machines)
+        at_once = _students_at_once(base, machines)
         tracked = TrackedSweep(base.tracking.uri, base.tracking.experiment, name, folder)
         outcome: Sweep | None = None
         files: dict[str, bytes] = {}
@@ -231,7 +231,7 @@ def _check_folder(folder: str) -> None:
         )
 
 
-def _room(config: RunConfig, machines: Machines) -> int:
+def _students_at_once(config: RunConfig, machines: Machines) -> int:
     """How many students the cluster trains at a time."""
     placed = students.place(config.student, machines)
     here = machines.of("student")

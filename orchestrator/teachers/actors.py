@@ -26,7 +26,7 @@ from workers import ensemble, faults, processes, telemetry
 from workers.data.dataset import Dataset
 from workers.errors import RunError
 from workers.inference.actor import Started, TeacherActor, TeacherWork
-from workers.inference.reduce import Assembly
+from workers.inference.reduce import Reduction
 from workers.inference.teacher import Member
 
 StartActor = Callable[[list[Member], int | None], Any]
@@ -38,12 +38,12 @@ class Question:
     """The settings of a pass for every teacher."""
 
     temperature: float
-    assembly: Assembly
+    reduction: Reduction
 
     @property
     def combine(self) -> str | None:
         """The rule by which teachers sum their members; None: they return the logits of each."""
-        return None if self.assembly.rule.weighting is not None else self.assembly.rule.combine
+        return None if self.reduction.rule.weighting is not None else self.reduction.rule.combine
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Actors:
     @property
     def _stay(self) -> bool:
         """Whether the values of answers stay on their nodes."""
-        return self.question is not None and self.question.assembly.reduces_on_workers
+        return self.question is not None and self.question.reduction.reduces_on_workers
 
     def starting(self, numbers: Iterable[int] | None = None) -> list[Any]:
         """The pending `ready` calls of these actors (default: of all starting actors)."""
@@ -181,7 +181,7 @@ class Actors:
 
     def _end(self, number: int, found: Any, now_s: float) -> Event:
         assert self.question is not None
-        answer, layout = self.answers[number], self.question.assembly.layout
+        answer, layout = self.answers[number], self.question.reduction.layout
         if isinstance(found, ray.exceptions.RayError):
             piece, names = answer.ask.piece, self.live[answer.actor].names
             part = layout.part_of(piece)
@@ -192,17 +192,17 @@ class Actors:
     def _wrong(self, answer: Answer) -> str:
         """Why an answer is invalid; empty where it is valid."""
         assert self.question is not None
-        assembly, piece = self.question.assembly, answer.ask.piece
-        part = assembly.layout.part_of(piece)
-        rows = int(assembly.numbering.rows.of(assembly.layout.piece_ids(piece)).sum())
-        expected: tuple[int, ...] = (rows, assembly.classes)
-        if assembly.rule.weighting is not None:
+        reduction, piece = self.question.reduction, answer.ask.piece
+        part = reduction.layout.part_of(piece)
+        rows = int(reduction.numbering.rows.of(reduction.layout.piece_ids(piece)).sum())
+        expected: tuple[int, ...] = (rows, reduction.classes)
+        if reduction.rule.weighting is not None:
             expected = (len(answer.ask.shares), *expected)
         if np.shape(answer.found) != expected:
             return f"answered part {part} with {np.shape(answer.found)}; expected {expected}"
-        if assembly.rule.weighting is not None:
+        if reduction.rule.weighting is not None:
             return "" if np.isfinite(answer.found).all() else f"answered part {part} with NaN or infinity"
-        if assembly.rule.combine == "arithmetic":
+        if reduction.rule.combine == "arithmetic":
             off = ensemble.off_by(answer.found, sum(answer.ask.shares.values()))
             if off > ensemble.SUM_TOLERANCE:
                 return f"probabilities in part {part} sum to 1 only within {off:.2g}"

@@ -132,8 +132,8 @@ class Note(Instruction):
 
 @dataclass(frozen=True, slots=True)
 class Fail(Instruction):
-    """End the run with this error. lacks_room: the message should list the cluster's free resources."""
+    """End the run with this error. lists_free: its message lists the free resources of the cluster."""
 
     error: BaseException
     cause: BaseException | None = None
-    lacks_room: bool = False
+    lists_free: bool = False

@@ -18,7 +18,7 @@ import ray
 from orchestrator.teachers import evidence
 from orchestrator.teachers.events import Event, Made, Raised
 from orchestrator.teachers.instructions import Drop, Reduce, Retry, Write
-from workers.inference.reduce import Assembly, part_beside_teachers, reduced_beside_teachers
+from workers.inference.reduce import Reduction, part_beside_teachers, reduced_beside_teachers
 from workers.targets.soft_targets import Part
 
 logger = logging.getLogger(__name__)
@@ -45,10 +45,10 @@ class Call:
 class Jobs:
     """The jobs of a pass, during its `with` block."""
 
-    def __init__(self, assembly: Assembly, at_once: int) -> None:
+    def __init__(self, reduction: Reduction, at_once: int) -> None:
         """at_once: most concurrent jobs."""
-        self.assembly = assembly
-        self.threads = ThreadPoolExecutor(at_once, thread_name_prefix="assembly")
+        self.reduction = reduction
+        self.threads = ThreadPoolExecutor(at_once, thread_name_prefix="reduction")
         self.calls: dict[int, Call] = {}
         self.made: dict[int, Any] = {}
         """Results of jobs: soft targets of a piece, or a part."""
@@ -62,25 +62,25 @@ class Jobs:
         self.threads.shutdown(cancel_futures=True)
 
     def reduce(self, wanted: Reduce, given: Mapping[int, Given]) -> None:
-        """Start a reduction. given: the answers, by request."""
+        """Start to reduce a piece. given: the answers, by request."""
         self.calls[wanted.job] = Call(
-            wanted.part, self._reduction(wanted, [each.values for each in given.values()]), given
+            wanted.part, self._start_of(wanted, [each.values for each in given.values()]), given
         )
 
-    def _reduction(self, wanted: Reduce, values: list[Any]) -> Callable[[], Any]:
-        assembly, members = self.assembly, list(wanted.members)
-        if not assembly.reduces_on_workers:
-            return lambda: self.threads.submit(assembly.rule.reduce, members, *values)
+    def _start_of(self, wanted: Reduce, values: list[Any]) -> Callable[[], Any]:
+        reduction, members = self.reduction, list(wanted.members)
+        if not reduction.reduces_on_workers:
+            return lambda: self.threads.submit(reduction.rule.reduce, members, *values)
         if wanted.whole:
-            task = assembly.task(wanted.part)
+            task = reduction.task(wanted.part)
             return lambda: part_beside_teachers.remote(task, members, *values)
-        return lambda: reduced_beside_teachers.remote(assembly.rule, members, *values)
+        return lambda: reduced_beside_teachers.remote(reduction.rule, members, *values)
 
     def write(self, wanted: Write) -> None:
         members, pieces = list(wanted.members), [self.made.pop(job) for job in wanted.pieces]
         number = wanted.part
         self.calls[wanted.job] = Call(
-            number, lambda: self.threads.submit(self.assembly.write, number, members, pieces), {}
+            number, lambda: self.threads.submit(self.reduction.write, number, members, pieces), {}
         )
 
     def retry(self, wanted: Retry) -> None:

@@ -149,7 +149,7 @@ class Membership:
                         f"the teacher of {', '.join(late[0].names)} was not up after `ensemble.start_timeout_s`, "
                         f"{self.rules.start_timeout_s:g} s"
                     ),
-                    lacks_room=True,
+                    lists_free=True,
                 )
             )
 

@@ -44,7 +44,7 @@ from orchestrator.teachers.membership import Rules
 from orchestrator.teachers.state import PoolState
 from workers import telemetry
 from workers.errors import RunError
-from workers.inference.reduce import Assembly
+from workers.inference.reduce import Reduction
 from workers.inference.teacher import Member
 from workers.targets.soft_targets import Part
 
@@ -144,15 +144,15 @@ class TeacherPool:
     ) -> None:
         self._release()
 
-    def stream(self, parts: Sequence[int], temperature: float, assembly: Assembly) -> Iterator[Part]:
+    def stream(self, parts: Sequence[int], temperature: float, reduction: Reduction) -> Iterator[Part]:
         """Compute these parts of the store, and yield them in order once they are written."""
         at_once = max(1, min(AT_ONCE, int(ray.cluster_resources().get("CPU", 1))))
-        self.actors.question = Question(temperature, assembly)
-        pieces = [(number, assembly.layout.pieces(number)) for number in parts]
-        with Jobs(assembly, at_once) as jobs:
+        self.actors.question = Question(temperature, reduction)
+        pieces = [(number, reduction.layout.pieces(number)) for number in parts]
+        with Jobs(reduction, at_once) as jobs:
             self.jobs = jobs
             self._execute |= self._execute_jobs(jobs)
-            self._tell(Stream(self.clock.read(), pieces, assembly.reduces_on_workers, at_once))
+            self._tell(Stream(self.clock.read(), pieces, reduction.reduces_on_workers, at_once))
             while not self.state.is_done:
                 began, waited_s = time.perf_counter(), self._step()
                 self._count()
@@ -248,7 +248,7 @@ class TeacherPool:
 
     def _fail(self, wanted: Fail) -> None:
         error = wanted.error
-        if wanted.lacks_room:
+        if wanted.lists_free:
             error = RunError(f"{error}. The cluster has {reservation.has()}.")
         if wanted.cause is None:
             raise error

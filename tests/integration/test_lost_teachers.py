@@ -27,7 +27,7 @@ from workers.data.dataset import Dataset, Split
 from workers.data.numbering import Numbering
 from workers.errors import RunError
 from workers.inference.actor import TeacherWork
-from workers.inference.reduce import Assembly, Rule
+from workers.inference.reduce import Reduction, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.specs.models import ModelSpec
@@ -91,7 +91,7 @@ def collect(
         start = starter(data, TeacherWork(3, LAYOUT, NUMERICS), placement, group)
         hosting = Hosting(members, [1.0] * 3, placement.groups())
         with TeacherPool(hosting, start, spec, Hooks(hear, lambda: None, lambda pool: None)) as pool:
-            assembly = Assembly(
+            reduction = Reduction(
                 folder=str(folder),
                 layout=LAYOUT,
                 classes=3,
@@ -100,7 +100,7 @@ def collect(
                 numbering=Numbering(ROWS),
                 reduces_on_workers=on_workers,
             )
-            for number, part in enumerate(pool.stream(range(LAYOUT.parts), 2.0, assembly)):
+            for number, part in enumerate(pool.stream(range(LAYOUT.parts), 2.0, reduction)):
                 rows = read_part(str(folder), part)
                 found[rows.ids] = rows.targets.columns[0]
                 made_by.append(part.members)

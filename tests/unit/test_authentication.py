@@ -46,7 +46,7 @@ def store(home: Path, token: str) -> None:
 def test_a_ray_in_place_has_a_token_that_is_nowhere_afterwards(home: Path) -> None:
     seen = []
     for _ in range(2):
-        with authentication.in_place():
+        with authentication.own_token():
             mode, token = settings()
             assert mode is None and token is not None and len(token) == 64, "Ray turns it on by itself"
             assert authentication._token() == token
@@ -56,17 +56,17 @@ def test_a_ray_in_place_has_a_token_that_is_nowhere_afterwards(home: Path) -> No
 
 def test_a_token_or_a_mode_of_the_user_is_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store(home, "stored")
-    with authentication.in_place():
+    with authentication.own_token():
         assert settings() == (None, None) and authentication._token() == "stored"
     (home / ".ray" / "auth_token").unlink()
     monkeypatch.setenv(authentication.MODE, "disabled")
-    with authentication.in_place():
+    with authentication.own_token():
         assert settings() == ("disabled", None)
     assert settings() == ("disabled", None)
 
 
 def test_the_environment_is_given_back_after_an_error() -> None:
-    with pytest.raises(ValueError), authentication.in_place():
+    with pytest.raises(ValueError), authentication.own_token():
         os.environ[authentication.MODE] = "token"  # as `ray.init` does
         raise ValueError
     assert settings() == (None, None)

@@ -228,8 +228,8 @@ def test_disk_and_memory_are_those_of_the_plan(tmp_path: Path) -> None:
     assert asked.planned is not None
     (lacking,) = misfits(asked.planned, whole(asked.planned), needed - 1)
     assert lacking == f"storage: {full.found}"
-    assert request.room(asked, available=64 * GIB).level == "ok"
-    small = request.room(asked, available=GIB // 2)
+    assert request.main_memory(asked, available=64 * GIB).level == "ok"
+    small = request.main_memory(asked, available=GIB // 2)
     assert small.level == "warning" and re.search("and the data take about [0-9.]+ GiB", small.found)
 
 

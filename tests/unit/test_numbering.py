@@ -17,7 +17,7 @@ from workers.data import dataset as data
 from workers.data import loading
 from workers.data.numbering import Numbering
 from workers.inference.actor import TeacherActor, TeacherWork
-from workers.inference.reduce import Assembly, Rule
+from workers.inference.reduce import Reduction, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.specs.data import DataSpec
@@ -65,7 +65,7 @@ def written(dataset: data.Dataset, folder: Path) -> SoftLabels:
     layout = PartLayout(len(dataset.transfer), 16, VIEWS)
     kept = {"member-0": MemberLogits(str(folder / "logits"))}
     host = Host([member], dataset, TeacherWork(3, layout, NUMERICS, kept))
-    store = Assembly(
+    store = Reduction(
         folder=str(folder / "store"),
         layout=layout,
         classes=3,
@@ -160,7 +160,7 @@ def test_what_travels_for_a_part_is_that_part_alone() -> None:
 
     layout = PartLayout(100_000, 64)
     numbering = Numbering(100_000, kept=np.arange(0, 200_000, 2), given=200_000)
-    store = Assembly(
+    store = Reduction(
         folder="folder", layout=layout, classes=3, rule=Rule("arithmetic"), numerics=NUMERICS, numbering=numbering
     )
     task = store.task(5)

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.cluster.resources import Machines, Node
 from orchestrator.config.run_config import RunConfig
-from orchestrator.plan import kept
+from orchestrator.plan import plan_file
 from orchestrator.plan.designs import designs
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.fit import largest_in_memory, misfits
@@ -373,21 +373,21 @@ def test_an_ensemble_that_grows_is_planned_in_full_and_at_its_least(tmp_path: Pa
 
 def test_a_plan_is_found_by_its_configuration_alone(tmp_path: Path) -> None:
     of = case(tmp_path, storage=str(tmp_path / "runs"))
-    assert kept.read(of.config) is None
-    kept.write(of.config, outlook(of, RATES))
-    found = kept.read(of.config)
+    assert plan_file.read(of.config) is None
+    plan_file.write(of.config, outlook(of, RATES))
+    found = plan_file.read(of.config)
     assert found is not None and found.stages["baseline"] == pytest.approx(11.6) and found.bytes == 48_000
-    assert kept.read(of.config.model_copy(update={"seed": 5})) is None
+    assert plan_file.read(of.config.model_copy(update={"seed": 5})) is None
     ensemble = of.config.ensemble.model_copy(update={"stop_when_flat": 0.1})
-    assert kept.read(of.config.model_copy(update={"ensemble": ensemble})) is not None
+    assert plan_file.read(of.config.model_copy(update={"ensemble": ensemble})) is not None
     (tmp_path / "runs" / of.config.name / "plan.json").write_text("{")
-    assert kept.read(of.config) is None
+    assert plan_file.read(of.config) is None
 
 
 def test_a_plan_is_made_where_it_cannot_be_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     of = case(tmp_path, storage=str(tmp_path / "file"))
-    assert "cannot be written (NotADirectoryError" in kept.write(of.config, outlook(of, RATES))
+    assert "cannot be written (NotADirectoryError" in plan_file.write(of.config, outlook(of, RATES))
 
 
 def test_estimates_count_a_member_that_computes_beside_the_student(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tests.makers import NUMERICS
 from workers import ensemble
 from workers.data.numbering import Numbering
 from workers.errors import RunError
-from workers.inference.reduce import Assembly, PartTask, Rule
+from workers.inference.reduce import PartTask, Reduction, Rule
 from workers.targets import soft_targets
 from workers.targets.dense import Dense
 from workers.targets.layout import PartLayout
@@ -39,8 +39,8 @@ P = np.random.default_rng(0).dirichlet(np.full(CLASSES, 0.1), 10 * N).astype(np.
 SHARES = {"a": 0.25, "b": 0.75}
 
 
-def made_of(folder: Path, layout: PartLayout, top_k: int | None = 4) -> Assembly:
-    return Assembly(
+def made_of(folder: Path, layout: PartLayout, top_k: int | None = 4) -> Reduction:
+    return Reduction(
         folder=str(folder),
         layout=layout,
         classes=CLASSES,
@@ -57,10 +57,10 @@ class Work:
     """
 
     def __init__(
-        self, assembly: Assembly, parts: Sequence[int], on_workers: bool, at_once: int, policy: str = "reweight"
+        self, reduction: Reduction, parts: Sequence[int], on_workers: bool, at_once: int, policy: str = "reweight"
     ) -> None:
         self.state = PoolState([["a"], ["b"]], SHARES, Rules(policy, 60.0))
-        self.jobs = Jobs(replace(assembly, reduces_on_workers=on_workers), at_once)
+        self.jobs = Jobs(replace(reduction, reduces_on_workers=on_workers), at_once)
         self.asks: dict[int, Ask] = {}
         self.made: list[Part] = []
         self.execute: dict[type[Instruction], Callable[[Any], None]] = {
@@ -76,7 +76,7 @@ class Work:
         ups = self.tell(Open(0.0))
         for actor in ups:
             self.tell(Up(0.0, actor, "node", False, 1.0))
-        pieces = [(number, assembly.layout.pieces(number)) for number in parts]
+        pieces = [(number, reduction.layout.pieces(number)) for number in parts]
         self.tell(Stream(0.0, pieces, on_workers, at_once))
 
     @property
@@ -102,7 +102,7 @@ class Work:
 
     def given(self, ask: Ask) -> Given:
         """What an actor answers: as many members as it hosts, each [rows, K] int32."""
-        p = torch.from_numpy(P[self.jobs.assembly.layout.piece_ids(ask.piece)])
+        p = torch.from_numpy(P[self.jobs.reduction.layout.piece_ids(ask.piece)])
         (share,) = ask.shares.values()
         return Given(ensemble.contribution(p, share, "arithmetic", torch.int32).numpy(), str(ask.ask))
 
@@ -135,9 +135,9 @@ class Work:
 
 @contextmanager
 def working(
-    assembly: Assembly, parts: Sequence[int], on_workers: bool, at_once: int, policy: str = "reweight"
+    reduction: Reduction, parts: Sequence[int], on_workers: bool, at_once: int, policy: str = "reweight"
 ) -> Iterator[Work]:
-    work = Work(assembly, parts, on_workers, at_once, policy)
+    work = Work(reduction, parts, on_workers, at_once, policy)
     with work.jobs:
         yield work
 
@@ -195,8 +195,8 @@ def test_in_pieces_each_row_keeps_the_name_that_the_user_gave_it(tmp_path: Path,
     numbering = Numbering(N // 2, views=2, kept=np.arange(0, 80, 2), given=80)
     made = []
     for folder, layout in (("whole", PartLayout(N // 2, 32, 2)), ("cut", PartLayout(N // 2, 32, 2, piece=8))):
-        assembly = replace(made_of(tmp_path / folder, layout, top_k), numbering=numbering)
-        with working(assembly, range(4), on_workers=False, at_once=2) as work:
+        reduction = replace(made_of(tmp_path / folder, layout, top_k), numbering=numbering)
+        with working(reduction, range(4), on_workers=False, at_once=2) as work:
             made.append(work.go_on())
         for number, part in enumerate(made[-1]):
             ids, table = layout.ids(number), pq.read_table(tmp_path / folder / part.path)
@@ -251,9 +251,9 @@ def test_what_is_lost_beside_the_teachers_is_asked_for_again(tmp_path: Path, mon
 
 def test_a_loss_that_no_teacher_explains_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beside_teachers(monkeypatch, fail={2: ray.exceptions.ObjectLostError("another", b"", "")})
-    assembly = made_of(tmp_path, PartLayout(N, 32, piece=8))
+    reduction = made_of(tmp_path, PartLayout(N, 32, piece=8))
     expected = "writing part 0 of the soft targets failed: ObjectLostError"
-    with working(assembly, range(4), on_workers=True, at_once=2) as work, pytest.raises(RunError, match=expected):
+    with working(reduction, range(4), on_workers=True, at_once=2) as work, pytest.raises(RunError, match=expected):
         work.go_on()
 
 
@@ -275,7 +275,7 @@ def test_what_fails_is_tried_once_more_and_then_ends_the_run(
     if on_workers:
         beside_teachers(monkeypatch, failing(Rule.reduce))
     else:
-        of = Rule if what == "reduce" else Assembly
+        of = Rule if what == "reduce" else Reduction
         monkeypatch.setattr(of, what, failing(getattr(of, what)))
     with working(made_of(tmp_path / "once", layout), range(4), on_workers=on_workers, at_once=1) as work:
         assert [part.rows for part in work.go_on()] == [32, 32, 32, 4]
@@ -289,14 +289,14 @@ def test_what_fails_is_tried_once_more_and_then_ends_the_run(
 
 def test_parts_behind_a_slow_one_do_not_go_on_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     released, layout = threading.Event(), PartLayout(1000, 10)
-    write = Assembly.write
+    write = Reduction.write
 
-    def slow(self: Assembly, number: int, *arguments: Any) -> Part:
+    def slow(self: Reduction, number: int, *arguments: Any) -> Part:
         if number == 0:
             released.wait(30)
         return write(self, number, *arguments)
 
-    monkeypatch.setattr(Assembly, "write", slow)
+    monkeypatch.setattr(Reduction, "write", slow)
     monkeypatch.setattr(Rule, "reduce", lambda self, members, *values: Dense(torch.from_numpy(values[0])))
     monkeypatch.setattr(ensemble, "contribution", lambda p, *_: p)  # each answer is stored as it is
     with working(made_of(tmp_path, layout, None), range(100), on_workers=False, at_once=2) as work:

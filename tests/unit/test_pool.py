@@ -24,7 +24,7 @@ from workers import ensemble, processes
 from workers.data.numbering import Numbering
 from workers.errors import RunError
 from workers.inference.actor import Started
-from workers.inference.reduce import Assembly, Rule
+from workers.inference.reduce import Reduction, Rule
 from workers.inference.teacher import Member
 from workers.processes import Where
 from workers.specs.models import ModelSpec
@@ -141,7 +141,7 @@ class Pass:
         assert set(pool.probes()) <= set(NAMES) and len(pool.one_of_each_node()) >= 1
 
     def go(self, folder: Path) -> list[Part]:
-        assembly = Assembly(
+        reduction = Reduction(
             folder=str(folder),
             layout=LAYOUT,
             classes=CLASSES,
@@ -150,7 +150,7 @@ class Pass:
             numbering=Numbering(N),
         )
         with self.pool:
-            return list(self.pool.stream(range(PARTS), 2.0, assembly))
+            return list(self.pool.stream(range(PARTS), 2.0, reduction))
 
 
 @pytest.fixture

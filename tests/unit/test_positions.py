@@ -22,7 +22,7 @@ from workers.evaluation import metrics
 from workers.evaluation.metrics import Inference
 from workers.inference import actor
 from workers.inference.actor import TeacherWork
-from workers.inference.reduce import Assembly, Rule
+from workers.inference.reduce import Reduction, Rule
 from workers.inference.teacher import Member
 from workers.models import checkpoints, comparison, torch_module
 from workers.models.ask import ask
@@ -128,7 +128,7 @@ def written(dataset: data.Dataset, folder: Path, rule: Rule = MEAN) -> tuple[Sof
     layout = PartLayout(len(dataset.transfer), 16, VIEWS, 8 if rule.top_k is not None else 0)
     kept = {each.name: MemberLogits(str(folder / "logits" / each.name)) for each in members}
     host = Host(members, dataset, TeacherWork(3, layout, NUMERICS, kept))
-    store = Assembly(
+    store = Reduction(
         folder=str(folder / "store"), layout=layout, classes=3, rule=rule, numerics=NUMERICS,
         numbering=dataset.numbering,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from orchestrator.run_folder import owned, paths
 from orchestrator.run_folder.lock import Lock
 from tests.makers import write_config
 from workers.errors import RequestError
-from workers.inference import kept
+from workers.inference import saved_weights
 from workers.models import checkpoints
 from workers.specs import models
 from workers.targets import soft_targets
@@ -49,7 +49,7 @@ FOREIGN = (
 )  # fmt: skip
 
 
-WORKERS_WRITE = (checkpoints.STATE, kept.ANSWERS, ray_worker.HISTORY)
+WORKERS_WRITE = (checkpoints.STATE, saved_weights.ANSWERS, ray_worker.HISTORY)
 """Beside a network's weights."""
 PARTIAL = f".{'ab' * 16}.partial"
 """Ends the name of a file that a killed run was writing."""

@@ -137,7 +137,7 @@ def test_an_actor_that_does_not_start_ends_the_run() -> None:
     state.handle(Open(5.0))
     assert state.handle(Tick(65.0)) == []
     (fail,) = state.handle(Tick(65.1))
-    assert isinstance(fail, Fail) and fail.lacks_room
+    assert isinstance(fail, Fail) and fail.lists_free
     assert str(fail.error) == "the teacher of a was not up after `ensemble.start_timeout_s`, 60 s"
     assert state.handle(Up(66.0, 0, "n", False, 0.0)) == []
 

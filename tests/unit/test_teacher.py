@@ -61,19 +61,19 @@ def test_apart_or_together_or_in_waves_it_is_the_same(monkeypatch: pytest.Monkey
 
 
 def test_members_that_take_turns_go_once_for_several_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    lent: list[nn.Module] = []
-    lend = teacher.lent
+    moved: list[nn.Module] = []
+    move = teacher.moved
 
-    def lent_and_counted(module: nn.Module, device: torch.device) -> AbstractContextManager[None]:
-        lent.append(module)
-        return lend(module, device)
+    def moved_and_counted(module: nn.Module, device: torch.device) -> AbstractContextManager[None]:
+        moved.append(module)
+        return move(module, device)
 
-    monkeypatch.setattr(teacher, "lent", lent_and_counted)
+    monkeypatch.setattr(teacher, "moved", moved_and_counted)
     monkeypatch.setattr(teacher, "_staying", lambda modules, device: frozenset({"b"}))
     waves, resident = Teacher(modules(), micro_batch=8), modules()
     pieces = [X[:20], X[20:40], X[40:]]
     found = waves.soften_all([Asked(x) for x in pieces], temperature=2.0, weights=WEIGHTS, combine="arithmetic")
-    assert len(lent) == 2 and all(p.device.type == "cpu" for module in lent for p in module.parameters())
+    assert len(moved) == 2 and all(p.device.type == "cpu" for module in moved for p in module.parameters())
     monkeypatch.undo()
     for x, total in zip(pieces, found, strict=True):
         expected = answered(Teacher(resident, micro_batch=8), x, temperature=2.0, weights=WEIGHTS, combine="arithmetic")

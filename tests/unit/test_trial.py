@@ -28,7 +28,7 @@ from workers.data.examples import Columns
 from workers.data.texts import TEXT, of_strings
 from workers.data.tokens import Tokenization
 from workers.errors import RequestError, RunError
-from workers.inference import kept as kept_weights
+from workers.inference import saved_weights
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
 from workers.models.torch_module import TorchPredictor
@@ -727,7 +727,7 @@ def test_weights_that_were_kept_are_compared(tmp_path: Path) -> None:
         with torch.no_grad():
             next(module.parameters()).add_(1)  # a later epoch than the best, which is kept
         checkpoints.save(weights, member.weights)
-        kept_weights.check_kept(module, weights, member, x)
+        saved_weights.check_network(module, weights, member, x)
 
     kept("Net")
     with pytest.raises(RunError, match=r"member-3 answers differently .* 32 validation .*'project \(a plain tensor"):
@@ -745,25 +745,25 @@ def test_a_network_that_follows_from_its_process_is_refused(tmp_path: Path) -> N
     code = (
         "import sys\nfrom tests.makers import blobs\nfrom workers.models import checkpoints, torch_module\n"
         "from workers.inference.teacher import Member\nfrom workers.specs.models import ModelSpec\n"
-        "from workers.inference import kept as kept_weights\nname, folder = sys.argv[1:]\n"
+        "from workers.inference import saved_weights\nname, folder = sys.argv[1:]\n"
         "spec = ModelSpec(factory=f'models:{name}', folder=folder)\nmodule = torch_module.build(spec, 7)\n"
         "member = Member('student', spec, f'{folder}/{name}/model.safetensors')\n"
         "kept = module.state_dict()\ncheckpoints.save(kept, member.weights)\n"
-        "kept_weights.check_kept(module, kept, member, blobs(50, 1)[0])\n"
+        "saved_weights.check_network(module, kept, member, blobs(50, 1)[0])\n"
     )
     for name in ("same", "other"):
         subprocess.run([sys.executable, "-c", code, name, str(tmp_path)], check=True)
         spec = ModelSpec(factory=f"models:{name}", folder=str(tmp_path))
         member, answers = (
             Member("student", spec, str(tmp_path / name / "model.safetensors")),
-            tmp_path / name / kept_weights.ANSWERS,
+            tmp_path / name / saved_weights.ANSWERS,
         )
         assert answers.exists()
         if name == "same":
-            kept_weights.check_elsewhere(member, x)
+            saved_weights.check_elsewhere(member, x)
         else:
             with pytest.raises(RunError, match=r"student answers differently in another process, .* by 2 of .* sorted"):
-                kept_weights.check_elsewhere(member, x)
+                saved_weights.check_elsewhere(member, x)
         assert not answers.exists()
 
 

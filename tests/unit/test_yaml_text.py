@@ -46,7 +46,7 @@ def test_plain_values(text: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("seed: 010", "'010' begins with a 0"), ("[08]", "'08' begins"), ("a: 1\nb: 2\na: 3", "key 'a' is there twice")],
+    [("seed: 010", "'010' begins with a 0"), ("[08]", "'08' begins"), ("a: 1\nb: 2\na: 3", "key 'a' is given twice")],
 )
 def test_what_has_two_readings_is_refused(text: str, message: str) -> None:
     with pytest.raises(yaml.YAMLError, match=message):
@@ -118,5 +118,5 @@ def test_a_key_that_is_no_text_is_told(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="1: found 1; expected a text as the key in quotes"):
         RunConfig.load(str(path))
     path.write_text(path.read_text().replace("1: 2\n", "seed: 2\n"))
-    with pytest.raises(RequestError, match=r"line \d+, column 1: not YAML \(the key 'seed' is there twice\)"):
+    with pytest.raises(RequestError, match=r"line \d+, column 1: not YAML \(the key 'seed' is given twice\)"):
         RunConfig.load(str(path))

@@ -63,7 +63,7 @@ class Rule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assembly:
+class Reduction:
     """How to make parts: their folder, the rule for answers, and the numbering of examples."""
 
     folder: str

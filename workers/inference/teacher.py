@@ -200,10 +200,10 @@ class Teacher:
             )
         finally:
             self._tries_again = False
-        self._make_room()  # outside the handler, so that the failed attempt's memory is free
+        self._clear_device()  # outside the handler, so that the failed attempt's memory is free
         return self._soften_all(pieces, how)
 
-    def _make_room(self) -> None:
+    def _clear_device(self) -> None:
         if self._forward is None:  # unstacking would use other kernels and change bits
             self._settle(frozenset())
         if self.device.type == "cuda":
@@ -309,7 +309,7 @@ class Teacher:
             yield
 
     def _on_device(self, name: str) -> AbstractContextManager[None]:
-        return nullcontext() if name in self.staying else lent(self.modules[name], self.device)
+        return nullcontext() if name in self.staying else moved(self.modules[name], self.device)
 
 
 def _batches(x: Inputs | Batches) -> Iterable[Inputs]:
@@ -332,7 +332,7 @@ class _How:
 
 
 @contextmanager
-def lent(module: nn.Module, device: torch.device) -> Iterator[None]:
+def moved(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Move a module's parameters and buffers to the device for the block; nothing is copied back."""
     tensors = [*module.parameters(), *module.buffers()]
     home = [tensor.data for tensor in tensors]

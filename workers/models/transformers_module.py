@@ -259,7 +259,7 @@ def _check_layers(uri: str, module: nn.Module, missing: Collection[str], left_ou
     """Raise `RequestError` for a checkpoint of more or fewer layers than its configuration makes.
 
     missing: weights of the network that it has not. left_out: its weights that the network has not. A layer counts
-    where all of it is absent, and others of its kind are there.
+    where all of it is absent, and others of its kind are present.
     """
     encoder = f"{module.base_model_prefix}."
     of_network = {name.removeprefix(encoder) for name in module.state_dict() if name.startswith(encoder)}

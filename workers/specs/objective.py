@@ -106,7 +106,7 @@ class DistillationSpec(Spec):
 
     temperature: Temperature = 2.0
     """T: a number or a schedule. For a schedule each member's logits are kept, and the student averages them at the
-    T of its step; it starts once all of them are there."""
+    T of its step; it starts once all of them are stored."""
     objective: tuple[TermSpec, ...] | None = None
     """The terms, added in this order. Left out: `soft` and `hard` with the two weights below."""
     soft_weight: Weight | None = None
@@ -117,7 +117,7 @@ class DistillationSpec(Spec):
     dtype: Literal["float32", "float16"] = "float32"
     """How soft targets are stored."""
     top_k: Count | None = None
-    """Of a large vocabulary, store the so many largest probabilities and the rest's mass as one bucket."""
+    """Of a large vocabulary, store this many of the largest probabilities, and the rest's mass as one bucket."""
     hidden: HiddenSpec = HiddenSpec()
     """The member for terms that need hidden states or attention, such as `hidden_cosine` and `relations`."""
     keep: Literal["mean", "members"] = "mean"

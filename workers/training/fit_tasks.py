@@ -5,7 +5,6 @@ The history of a fit is one epoch, so that metrics, costs and records have the s
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from workers.data import sampling
 from workers.data.dataset import Dataset
 from workers.evaluation import metrics
 from workers.evaluation.metrics import Inference
-from workers.inference.kept import check_saved
+from workers.inference.saved_weights import check_saved
 from workers.models import predictor
 from workers.models.predictor import FLOOR, Lessons
 from workers.specs.objective import DistillationSpec
@@ -29,8 +28,6 @@ from workers.targets.student_store import Store
 from workers.training import lessons
 from workers.training.loop import HARD_LABELS, Epoch
 from workers.training.tasks import MemberJob
-
-logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 

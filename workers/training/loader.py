@@ -363,7 +363,7 @@ def _ahead(items: Iterator[T], depth: int = 2) -> Generator[T]:
         except BaseException as error:  # the consumer raises it
             put(error)
 
-    threading.Thread(target=make, name="feed", daemon=True).start()
+    threading.Thread(target=make, name="loader", daemon=True).start()
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):

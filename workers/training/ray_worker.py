@@ -23,7 +23,7 @@ from torch import nn
 
 from workers import faults, storage, telemetry
 from workers.data.dataset import Dataset
-from workers.inference.kept import check_kept
+from workers.inference.saved_weights import check_network
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor, teacher_layers, torch_module
 from workers.specs.models import NetworkModel
@@ -116,7 +116,7 @@ def _train(job: WorkerJob, rank: int, world: int, begun: Callable[[Progress], No
     if rank == 0:
         kept = progress.kept_weights()
         checkpoints.save(kept, job.weights)
-        check_kept(loop.plain(model), kept, Member(job.role, job.model, job.weights), task.validation.x)
+        check_network(loop.plain(model), kept, Member(job.role, job.model, job.weights), task.validation.x)
         history = json.dumps([vars(epoch) for epoch in progress.history])
         storage.write_text(storage.join(job.folder, HISTORY), history)
 

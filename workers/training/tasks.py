@@ -15,7 +15,7 @@ from workers import faults, processes, storage
 from workers.data import sampling
 from workers.data.dataset import Dataset
 from workers.device import device
-from workers.inference.kept import check_kept
+from workers.inference.saved_weights import check_network
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor, torch_module
 from workers.specs.members import MemberSample
@@ -71,5 +71,5 @@ def train_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
             checkpoints.save_state(progress.state(), state, job.key)
         kept = progress.kept_weights()
         checkpoints.save(kept, member.weights)
-        check_kept(module, kept, member, data.validation.x)
+        check_network(module, kept, member, data.validation.x)
     return progress.history

@@ -2,7 +2,7 @@
 
 The trial builds, trains, saves and loads a network with the run's own functions, on batches cut as in the run. A
 failure here would otherwise occur hours later, so each is a `RequestError` that names the factory. After training,
-`workers.inference.kept` repeats the comparison with the saved weights.
+`workers.inference.saved_weights` repeats the comparison with the saved weights.
 
 The trial uses few rows, and large pieces only where they are quick. So a large network costs only a few of its steps.
 The trial restores all random states.

@@ -100,7 +100,7 @@ def checks(request: Request) -> list[Check]:
         ("capacity", partial(capacity, config)),
         ("models", partial(models, request)),
         ("disk", partial(disk, request)),
-        ("memory", partial(room, request)),
+        ("memory", partial(main_memory, request)),
     ]
 
 
@@ -261,7 +261,7 @@ def data(request: Request) -> Finding:
         return Finding("data", f"{', '.join(missing)}: no such file", "stops")
     loaded = request.loaded
     if loaded is None:
-        return Finding("data", f"{memory.size(request.bytes)}, which are there; too large to look into here")
+        return Finding("data", f"{memory.size(request.bytes)} found; too large to be read here")
     counts = ", ".join(f"{len(x):,} {name}" for name, x in loaded.inputs.items())
     return Finding("data", _noted(f"{counts}; {loaded.classes:,} classes", loaded.notes))
 
@@ -294,7 +294,7 @@ def disk(request: Request, free: int | None = None) -> Finding:
     return Finding("disk", lacking or fits, "stops" if lacking else "ok")
 
 
-def room(request: Request, available: int | None = None) -> Finding:
+def main_memory(request: Request, available: int | None = None) -> Finding:
     """Whether memory has room for the data, and for the processes of each stage. available: bytes; None: those here."""
     runs = _planned(request, "memory")
     if isinstance(runs, Finding):

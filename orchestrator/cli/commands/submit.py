@@ -8,12 +8,12 @@ import os
 from orchestrator.cli.commands import base
 from orchestrator.cluster import environment
 
-HELP = "`run` as a job of a Ray cluster; what it needs goes with it"
+HELP = "`run` as a job of a Ray cluster, with the files that it needs"
 EXAMPLES = ("stillhouse submit config.yaml --address http://HEAD:8265 --follow",)
 
 
 def _dashboard() -> str:
-    """The cluster's dashboard by the variables that `ray job submit` reads, of which RAY_ADDRESS may hold another."""
+    """The cluster's dashboard, from the variables of `ray job submit`; RAY_ADDRESS may be another address."""
     joined = environment.ray_address()
     named = os.environ.get("RAY_API_SERVER_ADDRESS") or (joined if environment.is_dashboard(joined) else "")
     return named or "http://127.0.0.1:8265"

@@ -23,7 +23,7 @@ FILES = (CONFIG, MODELS, configuration.SCHEMA, TOKENIZER)
 
 @dataclass(frozen=True)
 class Started:
-    """What was written, and what is to be told."""
+    """The files that `init` wrote, and for its messages what it found and chose."""
 
     files: tuple[str, ...]
     seen: look.Seen
@@ -111,5 +111,5 @@ def _written(place: Path, texts: dict[str, str]) -> tuple[str, ...]:
     except OSError as error:
         storage.remove_empty(made)
         raise RequestError(f"'{place}' cannot be written ({error.strerror}).") from error
-    importlib.invalidate_caches()  # Python has looked for models.py in this folder before it was there
+    importlib.invalidate_caches()  # Python has looked for models.py in this folder before it existed
     return tuple(names)

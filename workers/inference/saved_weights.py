@@ -26,7 +26,7 @@ ANSWERS, LOGITS = "answers.pt", "logits"
 """File beside the weights with their outputs in the training process, until another process has compared them."""
 
 
-def check_kept(module: nn.Module, kept: Mapping[str, Tensor], member: Member, x: Examples) -> None:
+def check_network(module: nn.Module, kept: Mapping[str, Tensor], member: Member, x: Examples) -> None:
     """`check_saved` of a trained network. kept: the saved state dict, which is loaded into `module`."""
     module.load_state_dict(kept)
     check_saved(TorchPredictor(module.eval()), member, x, next(module.parameters()).device)
@@ -53,7 +53,7 @@ def check_saved(trained: Predictor, member: Member, x: Examples, device: torch.d
 def check_elsewhere(member: Member, x: Examples) -> None:
     """Compare the outputs of saved weights in this process with those in the training process.
 
-    x: the rows of `check_kept`. Raises: `RunError` where the network depends on the process that builds it.
+    x: the rows of `check_network`. Raises: `RunError` where the network depends on the process that builds it.
     """
     uri = storage.join(storage.parent(member.weights), ANSWERS)
     there = checkpoints.load_state(uri)
