@@ -8,7 +8,6 @@ measured on the validation split, since the answer decides whether the others ar
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,12 +18,10 @@ from orchestrator.config.initial import PREVIOUS
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.pipeline import HELD_OUT, MEMBERS
-from orchestrator.reporting.content import Rows
 from orchestrator.reporting.tables import significant
-from orchestrator.reporting.verdict import interval
 from orchestrator.stages.context import Options
 from workers.errors import RequestError
-from workers.evaluation.prospects import Estimate, Forecast, Rival, Single, forecast
+from workers.evaluation.prospects import Forecast, Single, forecast
 from workers.evaluation.tasks import ENSEMBLE, Totals
 from workers.models import predictor
 from workers.seeds import seeded
@@ -142,43 +139,3 @@ def _ratio(models: Sequence[AnyModel]) -> float:
         first, last = (predictor.kind_of(model).made(model) for model in (models[0], models[-1]))
     sizes = [sum(each.numel() for each in network.parameters()) for network in (first, last)]
     return float(sizes[1]) / float(sizes[0])
-
-
-def rows(found: Forecast) -> Rows:
-    """The forecast as a table."""
-
-    def row(name: str, of: Estimate, sign: str = "") -> list[list[str]]:
-        low, value, high = (f"{100 * each:{sign}.2f}" for each in (of.low, of.value, of.high))
-        return [[name, value, f"{low} to {high}"]]
-
-    def rivals(name: str, of: Rival) -> list[list[str]]:
-        return [
-            *row(f"one network, {significant(of.more)} times the {name}", of.measured),
-            *row(f"one network, {found.count} times the {name}, foreseen", of.as_much),
-        ]
-
-    return [
-        ["on the validation split", "accuracy, %", "95% interval"],
-        *row("one member", found.one),
-        *row(f"{found.trained} members, trained", found.together),
-        *row(f"{found.count} members, foreseen", found.members),
-        *row(f"gain of {found.count} members over one", found.gain, "+"),
-        *itertools.chain.from_iterable(itertools.starmap(rivals, found.rivals.items())),
-    ]
-
-
-def verdict(found: Forecast) -> str:
-    """The forecast in sentences."""
-    gain = found.gain
-    points = f"{100 * gain.value:+.2f} points ({interval((gain.low, gain.high))})"
-    parts = [
-        f"{found.count} members are foreseen to gain {points} over one, from {found.examples:,} validation examples."
-    ]
-    if gain.low <= 0 <= gain.high:
-        parts.append("That is not resolved: a larger validation split, or another member, would tell more.")
-    parts += [
-        f"With a probability of {rival.beats:.0%} they are more accurate than one network with {found.count} times "
-        f"the {name}."
-        for name, rival in found.rivals.items()
-    ]
-    return " ".join(parts)

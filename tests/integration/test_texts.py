@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 
 from orchestrator import RunConfig, planning, run
+from orchestrator.plan import summary
 from orchestrator.stages import evaluation, predictions
 from orchestrator.stages import tokens as tokens_stage
 from tests import texts as made
@@ -67,7 +68,7 @@ def assert_same_weights(one: Path, two: Path) -> None:
 
 
 def test_a_run_on_texts_is_rehearsed(tmp_path: Path) -> None:
-    found = json.loads(planning.as_json(planning.planned(config(tmp_path), planning.Asked())))
+    found = json.loads(summary.as_json(planning.planned(config(tmp_path), planning.Asked())))
     assert found["probed_examples"] > 0 and found["seconds"] > 0
     assert {"members", "soft targets", "student"} <= {stage["name"] for stage in found["stages"] if stage["seconds"]}
 

@@ -12,13 +12,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from orchestrator import planning, prospects
+from orchestrator import prospects
 from orchestrator.cluster import tasks as cluster_tasks
 from orchestrator.cluster.resources import Placement
 from orchestrator.cluster.tasks import Task
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_descriptions
 from orchestrator.plan.outlook import makespan, outlook, trained_after
+from orchestrator.plan.summary import duration
 from orchestrator.run_folder import owned
 from orchestrator.stages import members, preflight, ray_tasks, training
 from orchestrator.stages.context import Context
@@ -174,7 +175,7 @@ def test_a_plan_adds_what_trains_one_after_the_other(tmp_path: Path) -> None:
     assert (chain.seconds - start) == pytest.approx((plain.seconds - start) * 5 / 3)  # 5 members, 2 at a time
     assert "1 at a time" in chain.where and "2 at a time" in plain.where
     assert chain.core_hours == plain.core_hours
-    assert planning.duration(chain.seconds)
+    assert duration(chain.seconds)
 
 
 def test_mlflow_is_told_what_a_member_learns_from(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from orchestrator.plan.fit import largest_in_memory, misfits
 from orchestrator.plan.outlook import READ_BYTES_S, Case, Outlook, makespan, outlook
 from orchestrator.plan.plan import plan
 from orchestrator.plan.rates import BACKWARD, CPU_FLOPS, Rates, TrainingRate, of_shapes
+from orchestrator.plan.summary import Planned, of_designs, verdict
 from orchestrator.plan.what_if import fastest, smallest, variations
 from orchestrator.plan.whole import Runs, Timed, whole
 from orchestrator.plan.workload import Workload
-from orchestrator.planning import Planned, of_designs, verdict
 from tests.makers import write_config
 from workers.data.memory import size
 from workers.models.profile import Profile

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from orchestrator import prospects as command
 from orchestrator.config.run_config import RunConfig
+from orchestrator.reporting import forecasts
 from tests.makers import write_config
 from workers.errors import RequestError
 from workers.evaluation import metrics, prospects
@@ -85,10 +86,10 @@ def test_a_single_network_is_beaten_or_not() -> None:
     assert longer.as_much.value > larger.as_much.value > larger.measured.value > 0.0
     found = foreseen(4000, 3, 0.5 * NOISE)
     assert larger.measured.value > found.one.value
-    words = command.verdict(found)
+    words = forecasts.verdict(found)
     assert "10 members are foreseen to gain +" in words
     assert "than one network with 10 times the training." in words and words.endswith("10 times the size.")
-    shown = [row[:2] for row in command.rows(found)]
+    shown = [row[:2] for row in forecasts.rows(found)]
     assert ["one network, 2 times the training", f"{100 * longer.measured.value:.2f}"] in shown
     assert ["one network, 10 times the size, foreseen", f"{100 * larger.as_much.value:.2f}"] in shown
 

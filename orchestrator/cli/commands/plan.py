@@ -39,14 +39,15 @@ def main(asked: argparse.Namespace) -> None:
         config = prepared(asked.config, asked.overrides, screen)
         with interrupts.at_once():
             from orchestrator import planning
+            from orchestrator.plan import summary
         flops = {} if asked.gpu_tflops is None else {"gpu_flops": 1e12 * asked.gpu_tflops}
         request = planning.Asked(cluster=asked.cluster, probe=asked.probe, examples=asked.examples, **flops)
         found = planning.planned(config, request, verbose=asked.verbose, screen=screen)
     if asked.json:
-        sys.stdout.write(planning.as_json(found))
+        sys.stdout.write(summary.as_json(found))
         return
-    screen.table(planning.rows(found), found.name)
-    screen.table(planning.what_if(found))
+    screen.table(summary.rows(found), found.name)
+    screen.table(summary.what_if(found))
     if found.designs:
-        screen.table(planning.of_designs(found))
-    screen.text(planning.verdict(found))
+        screen.table(summary.of_designs(found))
+    screen.text(summary.verdict(found))

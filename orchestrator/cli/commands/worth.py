@@ -84,6 +84,7 @@ def _foresee(asked: argparse.Namespace) -> None:
         with interrupts.at_once():
             from orchestrator import prospects
             from orchestrator.config.run_config import RunConfig
+            from orchestrator.reporting import forecasts
 
         larger = None
         if asked.larger:
@@ -93,5 +94,5 @@ def _foresee(asked: argparse.Namespace) -> None:
         if asked.json:
             print(json_text.dumps(dataclasses.asdict(foreseen), indent=2))
         else:
-            screen.table(prospects.rows(foreseen), config.name)
-            screen.text(prospects.verdict(foreseen))
+            screen.table(forecasts.rows(foreseen), config.name)
+            screen.text(forecasts.verdict(foreseen))
