@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from orchestrator.config.initial import PREVIOUS, TEACHER_LAYERS, WORDS
 from workers.specs.base import Count, FactorySpec, NonNegative, Positive, Precision, Spec, Whole
 from workers.specs.members import ExampleWeights, MemberSample, MemberWeights
-from workers.specs.models import AnyModel, MaySpecialise, TransformersModel, special_of
+from workers.specs.models import AnyModel, MaySpecialise, special_of
 from workers.specs.training import AnyTraining, check_recipe
 
 FIRST_MEMBERS = 3
@@ -107,9 +107,8 @@ class MemberGroup(Spec):
 
 def complete_in(model: AnyModel, training: AnyTraining | None, checkpoints: tuple[str, ...] | None) -> str | None:
     """The file or folder that is one complete member; None where members are trained, or loaded from `checkpoints`."""
-    if isinstance(model, TransformersModel) and training is None and checkpoints is None:
-        return model.checkpoint
-    return model.file
+    begins = model.begins_from if training is None and checkpoints is None else None
+    return model.file if begins is None else begins
 
 
 def _check_source(

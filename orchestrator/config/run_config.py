@@ -22,7 +22,7 @@ from workers import redact, storage
 from workers.errors import RequestError
 from workers.specs.base import SEEDS, Count, Seed, Spec
 from workers.specs.data import DataSpec
-from workers.specs.models import AnyModel, TransformersModel, special_of
+from workers.specs.models import AnyModel, special_of
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import AnyTraining
 
@@ -260,12 +260,9 @@ class RunConfig(Spec):
         """An ensemble of the students of other runs."""
         model = self.student.model
         places = [storage.join(each.folder, STUDENT) for each in runs]
-        if isinstance(model, TransformersModel):
-            complete = [model.model_copy(update={"checkpoint": place, "config": None}) for place in places]
-            groups = [MemberGroup(model=each) for each in complete]
-        else:
-            files = tuple(storage.join(place, model.weights_name) for place in places)
-            groups = [MemberGroup(model=model, checkpoints=files)]
+        files = tuple(storage.join(place, model.weights_name) for place in places)
+        complete = [each for place in places if (each := model.complete_at(place)) is not None]
+        groups = [MemberGroup(model=each) for each in complete] or [MemberGroup(model=model, checkpoints=files)]
         how = {name: getattr(self.ensemble, name) for name in KEPT}
         return EnsembleSpec(members=tuple(groups), **how)
 

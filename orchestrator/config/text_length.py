@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from workers.specs.models import has_tokenizer
+
 
 def spread(values: Any) -> Any:
     """A configuration as written, where every model that takes texts has a `max_length`: its own, or that of `data`."""
@@ -24,5 +26,4 @@ def _with(node: Any, length: Any) -> Any:
     if not isinstance(node, dict):
         return node
     found = {key: value if key == "kwargs" else _with(value, length) for key, value in node.items()}
-    has_tokens = node.get("tokenizer") is not None or node.get("kind") == "transformers"
-    return {**found, "max_length": length} if has_tokens and node.get("max_length") is None else found
+    return {**found, "max_length": length} if has_tokenizer(node) and node.get("max_length") is None else found

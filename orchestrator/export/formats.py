@@ -174,7 +174,7 @@ def _transformers(student: Student, folder: Path) -> Made:
     for name, content in TransformersPredictor.companions(model).items():
         (folder / name).write_bytes(content)
     about: dict[str, Any] = {"weights": weights.name, "auto_class": AUTO[model.task]}
-    spec = model.model_copy(update={"checkpoint": str(folder), "config": None})
+    spec = model.complete_at(str(folder))
     about["inputs"] = _inputs(student, folder)
     return Made(spec, str(folder), about, ("transformers", "torch", "safetensors"))
 

@@ -33,7 +33,7 @@ from workers.models import predictor, torch_module
 from workers.seeds import seed_of, seeded
 from workers.signals import BESIDE
 from workers.specs.base import FactorySpec
-from workers.specs.models import AnyModel, NetworkModel, TransformersModel
+from workers.specs.models import AnyModel, ModelSpec, NetworkModel
 from workers.specs.training import FitSpec, TrainingSpec
 from workers.targets.layout import batch_sizes
 from workers.training import lessons, objective, optimizer
@@ -331,13 +331,11 @@ def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | Fi
     loaded += [(f"evaluation.systems.{name}", system.group) for name, system in config.evaluation.systems.items()]
     for name, group in loaded:
         asked = trial.Loaded(name, group.model, dataset.train, dataset.classes, odd, dataset.label_names)
-        if group.complete is not None:
-            notes += trial.check_file(asked, group.complete)
-        elif isinstance(group.model, TransformersModel):
-            for uri in group.checkpoints or ():
-                notes += trial.check_file(asked, uri)
-        elif group.checkpoints is not None:
-            notes += trial.check_loaded(asked, group.checkpoints)
+        files = group.checkpoints or () if group.complete is None else (group.complete,)
+        if files and isinstance(group.model, ModelSpec):
+            notes += trial.check_loaded(asked, files)
+        else:
+            notes += [note for uri in files for note in trial.check_file(asked, uri)]
     for role in roles:
         notes += _check_role(role, dataset, odd)
     trained = [role.model for role in roles if isinstance(role, Role)]

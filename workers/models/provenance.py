@@ -10,7 +10,7 @@ from workers.data import tokens as tokens_
 from workers.models import checkpoints, predictor
 from workers.seeds import seeded
 from workers.specs.base import FactorySpec
-from workers.specs.models import AnyModel, TransformersModel
+from workers.specs.models import AnyModel
 from workers.specs.training import AnyTraining, TrainingSpec
 from workers.user_code import factories
 from workers.user_code.provenance import SEED, examined
@@ -29,9 +29,7 @@ def of_model(model: AnyModel) -> dict[str, Any]:
     Raises: `RequestError` where the factory is missing or raises, or a file of `depends_on` is missing.
     """
     tokens = {} if model.tokenizer is None else {"tokenizer": tokens_.digest(model.tokenizer)}
-    begins = {}
-    if isinstance(model, TransformersModel) and model.checkpoint is not None:
-        begins = {"checkpoint": checkpoints.sha256(model.checkpoint)}
+    begins = {} if model.begins_from is None else {"checkpoint": checkpoints.sha256(model.begins_from)}
     if not isinstance(model, FactorySpec):  # without code
         return {"model": model.determining(), **begins, **tokens}
     return {**examined(model, partial(_made, model)).inputs, **tokens}

@@ -27,6 +27,22 @@ class TakesColumns(Spec):
 
     PLACES: ClassVar[frozenset[str]] = frozenset({"folder", "depends_on", "path", "tokenizer", "checkpoint"})
     """Keys that say where a file lies; only its content determines what the model computes."""
+    default_decays: ClassVar[Literal["all", "matrices"]] = "all"
+    """What `decays: auto` of a training means for it."""
+
+    @property
+    def begins_from(self) -> str | None:
+        """The folder that training begins from, or that is a complete member; None where the kind has none."""
+        return None
+
+    @property
+    def predicts_masked(self) -> bool:
+        """Whether its outputs are of a vocabulary, for masked tokens."""
+        return False
+
+    def complete_at(self, folder: str) -> Any:
+        """The model that is complete in a folder, once trained; None where the folder has its weights alone."""
+        return None
 
     def for_classes(self, classes: int, names: tuple[str, ...]) -> Any:
         """The same model for data with these classes. names: of the classes; empty where labels are numbers."""
@@ -120,6 +136,8 @@ class OnnxModel(FileModel):
     output_name: str | None = None
     """Which of several outputs of the graph is taken."""
 
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+
 
 class SklearnFile(FileModel):
     """A classifier of scikit-learn with `predict_proba`, kept by skops, which holds no pickle."""
@@ -128,6 +146,8 @@ class SklearnFile(FileModel):
     """A file of skops."""
     trusted: tuple[str, ...] = ()
     """Types beyond those that skops trusts which the file may hold, such as `sklearn.tree._tree.Tree`."""
+
+    packages: ClassVar[tuple[str, ...]] = ("scikit-learn", "skops")
 
 
 class SklearnModel(FactorySpec, TakesColumns):
@@ -181,6 +201,7 @@ class TransformersModel(MaySpecialise):
     learner: ClassVar[Learner | None] = "network"
     weights_name: ClassVar[str] = "model.safetensors"
     packages: ClassVar[tuple[str, ...]] = ("transformers", "tokenizers")
+    default_decays: ClassVar[Literal["all", "matrices"]] = "matrices"
     file: ClassVar[None] = None
 
     @model_validator(mode="after")
@@ -208,6 +229,17 @@ class TransformersModel(MaySpecialise):
 
     def determining(self) -> dict[str, Any]:
         return {key: value for key, value in super().determining().items() if value or key != "frozen"}
+
+    @property
+    def begins_from(self) -> str | None:
+        return self.checkpoint
+
+    @property
+    def predicts_masked(self) -> bool:
+        return self.task == "masked-lm"
+
+    def complete_at(self, folder: str) -> TransformersModel:
+        return self.model_copy(update={"checkpoint": folder, "config": None})
 
     def for_classes(self, classes: int, names: tuple[str, ...]) -> TransformersModel:
         return self.model_copy(update={"classes": classes, "labels": names})
@@ -298,6 +330,11 @@ COMPANION = re.compile(
 """Names of the files beside the weights that other software needs to load them."""
 WEIGHTS = tuple(kind.weights_name for kind in (ModelSpec, SklearnModel, OwnModel))
 """Names of the files that trained models are kept in."""
+
+
+def has_tokenizer(values: dict[str, Any]) -> bool:
+    """Whether the values of a model, as written, have a tokenizer: one of their own, or of its checkpoint."""
+    return values.get("tokenizer") is not None or values.get("kind") == "transformers"
 
 
 def model_of(values: dict[str, Any]) -> AnyModel:

@@ -18,7 +18,7 @@ from workers.specs.base import (
     Share,
     Spec,
 )
-from workers.specs.models import AnyModel, TransformersModel
+from workers.specs.models import AnyModel
 
 
 class TrainingSpec(Spec):
@@ -74,8 +74,7 @@ class TrainingSpec(Spec):
 
     def for_model(self, model: AnyModel) -> TrainingSpec:
         """The same settings, with `decays: auto` decided for a model."""
-        decays = "matrices" if isinstance(model, TransformersModel) else "all"
-        return self.model_copy(update={"decays": decays}) if self.decays == "auto" else self
+        return self.model_copy(update={"decays": model.default_decays}) if self.decays == "auto" else self
 
     def determining(self, model: AnyModel) -> dict[str, Any]:
         """The settings that determine the trained network of a model."""

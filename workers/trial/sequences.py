@@ -33,7 +33,7 @@ def check(models: Mapping[str, AnyModel], dataset: Dataset, masked_by: str | Non
     models: by their keys in the configuration. A model with `max_length` cuts longer texts, and is checked by itself.
     masked_by: the tokenizer of masked texts; None: the data have none.
     """
-    if has_texts(dataset.train.x) and not any(getattr(model, "task", "") == "masked-lm" for model in models.values()):
+    if has_texts(dataset.train.x) and not any(model.predicts_masked for model in models.values()):
         without = [
             key for key, model in models.items() if model.inputs is None and not predictor.collator(model).tokens
         ]
@@ -161,7 +161,7 @@ def _check_shortest(dataset: Dataset, how: Tokenization) -> None:
 
 def _check_tokens(key: str, model: AnyModel, dataset: Dataset) -> None:
     """Raise `RequestError` where the data's tokens are more than a model's positions, or it needs tokens to mask."""
-    if getattr(model, "task", "") == "masked-lm" and IDS not in columns_of(dataset.train.x):
+    if model.predicts_masked and IDS not in columns_of(dataset.train.x):
         raise RequestError(
             f"{key}.task: masked-lm, and the data have {described(dataset.train.x)}. Expected texts and `data.masking`."
         )

@@ -20,7 +20,7 @@ from workers.data.splits import SPLITS
 from workers.errors import RequestError
 from workers.specs.base import FactorySpec
 from workers.specs.data import DataSpec, IdxFiles
-from workers.specs.models import AnyModel, OnnxModel, SklearnFile, TransformersModel
+from workers.specs.models import AnyModel
 from workers.user_code import origins
 
 EXTRAS = {
@@ -147,10 +147,6 @@ def _is_installed(name: str) -> bool:
 def _of_models(config: RunConfig) -> Iterator[str]:
     for model in _models(config):
         yield from model.packages
-        if isinstance(model, OnnxModel):
-            yield "onnxruntime"
-        if isinstance(model, SklearnFile):
-            yield from ("scikit-learn", "skops")
         if model.tokenizer is not None:
             yield from ("transformers", "tokenizers")
 
@@ -241,7 +237,7 @@ def _loaded(request: Request) -> Dataset | None:
 def checkpoints(config: RunConfig) -> Finding:
     """Whether the files of finished members, initial weights and tokenizers exist."""
     places = [*config.ensemble.given().values(), *(each.tokenizer for each in _models(config))]
-    places += [each.checkpoint for each in _models(config) if isinstance(each, TransformersModel)]
+    places += [each.begins_from for each in _models(config)]
     for student in (run.student for run in _runs(config)):
         initial = [student.initial, *(stage.initial for stage in student.stages or ())]
         places += [each for each in initial if each not in WORDS]
