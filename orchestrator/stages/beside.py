@@ -54,7 +54,7 @@ def started(run: Context, job: StudentJob) -> Iterator[MemberBeside | None]:
     work = ActorWork(
         needs=sorted(objective.build(job.loss).beside),
         student=job.model,
-        split=job.data,
+        split=job.split,
         threads=placement.threads,
         on=placement.device,
     )

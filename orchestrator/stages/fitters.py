@@ -8,7 +8,7 @@ history. `training` handles caching and completion.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.cluster.tasks import Task
@@ -16,14 +16,10 @@ from orchestrator.stages import beside, ray_train
 from orchestrator.stages.ray_tasks import run_tasks
 from workers.artifacts.key import Key
 from workers.inference.teacher import Member
-from workers.specs.models import AnyModel, Learner, NetworkModel
-from workers.specs.objective import DistillationSpec
-from workers.specs.training import AnyTraining, TrainingSpec
-from workers.targets.student_store import Store
-from workers.training.beside import MemberBeside
+from workers.specs.models import Learner
 from workers.training.fit_tasks import FitJob, fit
-from workers.training.loop import HARD_LABELS, Epoch
-from workers.training.ray_worker import WorkerJob
+from workers.training.loop import Epoch
+from workers.training.ray_worker import StudentTraining, WorkerJob
 from workers.training.tasks import MemberJob, train_member
 
 if TYPE_CHECKING:
@@ -31,30 +27,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StudentJob:
-    """A training job: the student, or without soft targets the hard-label baseline."""
+class StudentJob(StudentTraining):
+    """A training, and by which soft targets it is known in the cache."""
 
-    role: str
-    model: AnyModel
-    training: AnyTraining
-    seed: int
-    loss: DistillationSpec = HARD_LABELS
-    store: Store | None = None
-    """Soft targets, which the teachers may still be computing."""
     store_key: Key | None = None
     """The cache key of the soft targets."""
     store_content: Callable[[], str] = str
     """sha256 over the soft targets themselves; waits until they are complete."""
     store_fewer: tuple[str, ...] = ()
     """sha256 of those parts that lack members, as far as they exist when the job begins."""
-    initial: str | None = None
-    """URI of the initial weights; None: random ones, or layers of `layers_of`."""
-    data: str = ""
-    """The split that it learns on; empty for the transfer set, or without soft targets the training set."""
-    layers_of: Member | None = None
-    """The member whose layers are the initial weights."""
-    beside: MemberBeside | None = None
-    """The member whose hidden states terms need; None where none does."""
 
 
 StudentFitter = Callable[["Context", StudentJob, Member, str, str], list[Epoch]]
@@ -64,26 +45,18 @@ name: of the checkpoints in it."""
 
 def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, name: str) -> list[Epoch]:
     """Train a network by the training loop on every worker; resumes from its last checkpoint."""
-    assert isinstance(job.model, NetworkModel) and isinstance(job.training, TrainingSpec)
-    work = WorkerJob(
-        role=job.role,
-        model=job.model,
-        training=job.training,
-        seed=job.seed,
-        data=run.data,
-        folder=folder,
-        weights=member.weights,
-        threads=run.plan.student.threads,
-        events=run.heartbeat.queue,
-        store=job.store,
-        loss=job.loss,
-        run=run.config.name,
-        initial=job.initial,
-        split=job.data,
-        layers_of=job.layers_of,
-    )
     with beside.started(run, job) as asked:
-        return ray_train.fit(run, replace(work, beside=asked), name)
+        known = {each.name: getattr(job, each.name) for each in fields(StudentTraining)}
+        work = WorkerJob(
+            **known | {"beside": asked},
+            data=run.data,
+            folder=folder,
+            weights=member.weights,
+            threads=run.plan.student.threads,
+            events=run.heartbeat.queue,
+            run=run.config.name,
+        )
+        return ray_train.fit(run, work, name)
 
 
 def by_one_fit(run: Context, job: StudentJob, member: Member, folder: str, name: str) -> list[Epoch]:

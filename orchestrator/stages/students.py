@@ -46,7 +46,7 @@ def student(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> Tr
             each.training,
             _seed(run, each.name) if done else _seed(run),
             loss=each.loss,
-            **({"data": each.data} if each.data else _soft_targets(made)),
+            **({"split": each.data} if each.data else _soft_targets(made)),
             **_begun(run, initial, each.loss, members),
             beside=beside.asked_of(run, each.loss, members),
         )

@@ -235,8 +235,8 @@ def _learnt_from(dataset: Dataset, job: StudentJob) -> dict[str, Any]:
     """The examples' part of the key of baseline or student. A stage with data of its own sees none of the training
     split, nor what is made of it."""
     digests = dataset.digests
-    if job.data:
-        return {"data": {name: digests[name] for name in (job.data, "validation")}, "augmentation": {}}
+    if job.split:
+        return {"data": {name: digests[name] for name in (job.split, "validation")}, "augmentation": {}}
     data = {name: digests[name] for name in ("train", "validation")}  # the transfer set is in the soft targets
     augmentation = dataset.augmentation if job.store_key else dataset.baseline_augmentation
     without = {"without": dataset.without} if dataset.without else {}

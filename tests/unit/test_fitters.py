@@ -133,7 +133,8 @@ def test_a_student_is_fitted_found_again_and_compared(tmp_path: Path, name: str)
     store = Store(str(tmp_path / "store"), layout, parts, temperature=2.0)
     spec = run.config.student
     baseline = training.train_student(run, StudentJob("baseline", spec.model, spec.training, 3))
-    job = StudentJob("student", spec.model, spec.training, 3, run.config.distillation, store, KEY, lambda: "b")
+    targets: dict[str, Any] = {"store": store, "store_key": KEY, "store_content": lambda: "b"}
+    job = StudentJob("student", spec.model, spec.training, 3, run.config.distillation, **targets)
     fitted = training.train_student(run, job)
     for each in (baseline, fitted):
         assert each.history[0].validation_accuracy > 0.6 and not each.reused

@@ -161,7 +161,7 @@ def test_a_stage_with_data_of_its_own_follows_from_none_of_the_transfer_set(tmp_
     more = {"stages": {"stages.ged": str(tmp_path / "more.npz")}}
 
     def key(data: Dataset, split: str = "") -> str:
-        job = StudentJob("stage-ged", model, TrainingSpec(epochs=1), 1, loss=loss, data=split)
+        job = StudentJob("stage-ged", model, TrainingSpec(epochs=1), 1, loss=loss, split=split)
         return training._of_student(SimpleNamespace(dataset=data), job).digest  # type: ignore[arg-type]
 
     whole = load(tmp_path, **more)

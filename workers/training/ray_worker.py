@@ -26,9 +26,9 @@ from workers.data.dataset import Dataset
 from workers.inference.saved_weights import check_network
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor, teacher_layers, torch_module
-from workers.specs.models import NetworkModel
+from workers.specs.models import AnyModel, NetworkModel
 from workers.specs.objective import DistillationSpec
-from workers.specs.training import TrainingSpec
+from workers.specs.training import AnyTraining, TrainingSpec
 from workers.targets.student_store import PassEnded, Store
 from workers.training import beside, loop
 from workers.training.beside import MemberBeside
@@ -41,24 +41,17 @@ HISTORY = "history.json"
 TELL_TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkerJob:
-    """Arguments of a data-parallel training worker. Without soft targets it trains the hard-label baseline."""
+@dataclass(frozen=True)
+class StudentTraining:
+    """A training of the student, or without soft targets of the hard-label baseline."""
 
     role: str
-    model: NetworkModel
-    training: TrainingSpec
+    model: AnyModel
+    training: AnyTraining
     seed: int
-    data: ray.ObjectRef[Dataset]
-    folder: str
-    """URI of the folder for the trained weights and for further results that the driver reads."""
-    weights: str
-    threads: int
-    events: Any
-    """A `ray.util.queue.Queue` that gets `(role, epoch)` from rank 0 after each epoch."""
-    store: Store | None = None
     loss: DistillationSpec = loop.HARD_LABELS
-    run: str = ""
+    store: Store | None = None
+    """Soft targets, which the teachers may still be computing."""
     initial: str | None = None
     """URI of the initial weights; None: random ones, or layers of `layers_of`."""
     split: str = ""
@@ -66,7 +59,23 @@ class WorkerJob:
     layers_of: Member | None = None
     """The member whose layers are the initial weights."""
     beside: MemberBeside | None = None
-    """The member whose hidden states terms need."""
+    """The member whose hidden states terms need; None where none does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerJob(StudentTraining):
+    """Arguments of a data-parallel training worker."""
+
+    model: NetworkModel
+    training: TrainingSpec
+    data: ray.ObjectRef[Dataset]
+    folder: str
+    """URI of the folder for the trained weights and for further results that the driver reads."""
+    weights: str
+    threads: int
+    events: Any
+    """A `ray.util.queue.Queue` that gets `(role, epoch)` from rank 0 after each epoch."""
+    run: str = ""
 
 
 def train(config: dict[str, Any]) -> None:
