@@ -71,13 +71,7 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
             given, dataset = dataset.test.x, without_texts(config, dataset)
             data = connection.share(dataset)
             context = Context(
-                **vars(base),
-                dataset=dataset,
-                data=data,
-                plan=plan,
-                page=page,
-                options=options,
-                test_inputs=given,
+                **vars(base), dataset=dataset, data=data, plan=plan, page=page, options=options, test_inputs=given
             )
             for note in (*filter(None, [options.note]), *dataset.notes):
                 events.note(note)

@@ -34,16 +34,8 @@ def rows(found: Planned) -> Rows:
     return [
         header,
         *(
-            [
-                each.name,
-                each.where,
-                duration(each.seconds),
-                hours(each.core_hours),
-                hours(each.gpu_hours),
-                _bytes(each.moved),
-                _bytes(each.stored),
-                _bytes(each.memory),
-            ]
+            [each.name, each.where, duration(each.seconds), hours(each.core_hours), hours(each.gpu_hours),
+             _bytes(each.moved), _bytes(each.stored), _bytes(each.memory)]
             for each in total.stages
         ),
         ["together", "", duration(total.seconds), hours(total.core_hours), hours(total.gpu_hours),
@@ -66,15 +58,7 @@ def what_if(found: Planned) -> Rows:
 
 def of_designs(found: Planned) -> Rows:
     """The ways to store large soft targets as a table; empty where they are small."""
-    header = [
-        "soft targets",
-        "stored",
-        "an epoch reads for",
-        "and computes for",
-        "streaming saves",
-        "together",
-        "holds",
-    ]
+    named = ["soft targets", "stored", "an epoch reads for", "and computes for", "streaming saves", "together", "holds"]
     rows = [
         [
             f"{each.name} (as configured)" if each.configured else each.name,
@@ -87,7 +71,7 @@ def of_designs(found: Planned) -> Rows:
         ]
         for each in found.designs
     ]
-    return [header, *rows] if rows else []
+    return [named, *rows] if rows else []
 
 
 def _of_design(found: Planned) -> list[str]:
