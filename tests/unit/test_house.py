@@ -119,7 +119,8 @@ def test_workers_do_not_know_the_orchestrator() -> None:
 def test_the_mathematics_knows_no_ray() -> None:
     pure = ("workers.losses", "workers.ensemble", "workers.mixture_weights", "workers.evaluation.metrics")
     pure += ("workers.evaluation.mixture", "workers.training.loop", "workers.training.objective", "workers.targets")
-    pure += ("orchestrator.teachers.state", "orchestrator.teachers.policy", "orchestrator.cluster.resources")
+    pure += ("workers.training.lessons", "orchestrator.teachers.state", "orchestrator.teachers.policy")
+    pure += ("orchestrator.cluster.resources",)
     for module, path in modules().items():
         if module.startswith(pure):
             assert not any(name.split(".")[0] == "ray" for name in _all_imports(path)), module
