@@ -137,8 +137,11 @@ def exists(uri: str) -> bool:
 
 
 def is_folder(uri: str) -> bool:
+    """Whether a folder exists. Of a name with an ending, a file is asked for first: that needs no listing of the
+    storage, for which the credentials may not suffice."""
     fs, path = filesystem(uri)
-    return bool(_patiently(uri, lambda: fs.isdir(path)))
+    has_ending = posixpath.splitext(path)[1] != ""
+    return bool(_patiently(uri, lambda: not (has_ending and fs.isfile(path)) and fs.isdir(path)))
 
 
 def read_bytes(uri: str) -> bytes:

@@ -111,6 +111,18 @@ def test_a_storage_that_cannot_be_reached_is_named(ask: Callable[[], Any]) -> No
         ask()
 
 
+def test_a_file_is_known_without_a_listing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(fs: Flaky, path: str) -> bool:
+        raise PermissionError(path)
+
+    storage.write_text(f"{BASE}/inner.csv/part.csv", "content")
+    assert storage.is_folder(f"{BASE}/inner.csv") and not storage.is_folder(f"{BASE}/gone.csv")
+    monkeypatch.setattr(Flaky, "isdir", denied)
+    assert not storage.is_folder(f"{BASE}/inner.csv/part.csv")
+    with pytest.raises(RequestError, match="no access"):
+        storage.is_folder(BASE)
+
+
 def test_what_is_forbidden_is_asked_once() -> None:
     Flaky.failures, Flaky.error = 100, PermissionError
     with pytest.raises(RequestError, match=r"'flaky://folder/file': no access .PermissionError"):
