@@ -209,6 +209,17 @@ def test_a_table_without_a_header_is_refused(case: str, tmp_path: Path) -> None:
         written(tmp_path / "new", tmp_path / name)
 
 
+def test_a_folder_without_header_lines_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for k in range(2):
+        (tmp_path / "train" / f"part-{k}.csv").write_text("\n".join(FLOWERS[k:]))
+    with pytest.raises(RequestError, match="Expected the same columns in all files, and a header line in each"):
+        written(tmp_path / "new", tmp_path / "train")
+    (tmp_path / "train" / "part-1.csv").write_text("\n".join(FLOWERS))
+    with pytest.raises(RequestError, match=r"part-0\.csv': the first line looks like data"):
+        written(tmp_path / "new", tmp_path / "train")
+
+
 @pytest.mark.parametrize("names", ["a b 2 1", "0 1 2 3", "400.5 402.5 404.5 406.5"])
 def test_numbers_that_ascend_are_names(names: str, tmp_path: Path) -> None:
     table().rename(columns=dict(zip("abcd", names.split(), strict=True))).to_csv(tmp_path / "a.csv", index=False)
@@ -312,6 +323,75 @@ def test_folders_of_tables_are_splits_by_their_names(
     assert seen.loaded is None and abs(seen.examples["train"] - 120) < 12
 
 
+def test_a_folder_of_one_table_is_its_file(tmp_path: Path) -> None:
+    folder = tmp_path / "dev"
+    folder.mkdir()
+    table().to_csv(folder / "customers.csv", index=False)
+    written(folder, folder)
+    assert runs(folder).data.train == "customers.csv"
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        table().to_csv(tmp_path / split / "part-0.csv", index=False)
+    found = splits.given([str(tmp_path / split) for split in ("train", "test")], "")
+    assert found.splits == {split: str(tmp_path / split / "part-0.csv") for split in ("train", "test")}
+
+
+def test_files_that_differ_in_numbers_are_one_split(tmp_path: Path) -> None:
+    names = ["train-00000-of-00002.csv", "train-00001-of-00002.csv", "test-00000-of-00001.csv"]
+    for seed, name in enumerate(names):
+        table(60, seed).to_csv(tmp_path / name, index=False)
+    expected = {"train": f"{tmp_path}/train-*-of-*.csv", "test": str(tmp_path / names[2])}
+    assert splits.given([str(tmp_path)], "").splits == expected == splits.given([], str(tmp_path)).splits
+    found = splits.given([f"{tmp_path}/train-*.csv", f"{tmp_path}/test-*.csv"], "")
+    assert found.splits == {split: f"{tmp_path}/{split}-*.csv" for split in ("train", "test")}
+    assert look.look(found, "kind").examples["test"] == 60
+    assert splits.given([str(tmp_path / name) for name in names[:2]], "").splits == {"train": expected["train"]}
+    for name in ("train-00002-of-00002.csv", "tuned-config.yaml"):
+        (tmp_path / name).touch()
+    for asked, message in (
+        (names[:2], "both named like `train`"),  # since the pattern has a file that is not named
+        (["dev-*.csv"], "no file of data"),
+        (["t*"], "are files of several kinds"),
+        (["tuned*"], r"tuned-config\.yaml' is no table"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            splits.given([str(tmp_path / name) for name in asked], "")
+
+
+def test_the_files_of_a_folder_may_have_its_split_in_their_names(tmp_path: Path) -> None:
+    for folder in ("train", "dev"):
+        (tmp_path / folder).mkdir()
+        for k in range(2):
+            table(60, k).to_csv(tmp_path / folder / f"train-{k}.csv", index=False)
+    assert splits.given([str(tmp_path / "train")], "").splits == {"train": str(tmp_path / "train")}
+    pattern = {"train": f"{tmp_path}/dev/train-*.csv"}
+    assert splits.given([str(tmp_path / "dev")], "").splits == pattern  # files of another split than the folder's
+    written(tmp_path / "train", tmp_path / "train")  # whose schema must not become a file of the split
+    assert runs(tmp_path / "train").data.train == "train-*.csv"
+
+
+def test_a_folder_that_datasets_saved_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "news" / "train").mkdir(parents=True)
+    for name in ("dataset_info.json", "state.json"):
+        (tmp_path / "news" / "train" / name).write_text("{}")
+    for uri in (tmp_path / "news", tmp_path / "news" / "train"):
+        with pytest.raises(RequestError, match=r"train': a folder that `datasets` saved, which `init` does not read"):
+            splits.given([str(uri)], "")
+    (tmp_path / "news" / "dataset_dict.json").write_text("{}")
+    with pytest.raises(RequestError, match=r"news': a folder that `datasets` saved"):
+        splits.given([str(tmp_path / "news")], "")
+
+
+def test_what_lies_in_a_folder_of_a_program_is_no_data(tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text("{}")
+    for folder in ("test", "train"):
+        assert not splits.has_data(str(tmp_path))
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "fixtures.json").write_text("{}")
+        table().to_csv(tmp_path / folder / "rows.csv", index=False)
+    assert splits.has_data(str(tmp_path))
+
+
 def test_what_is_no_data(tmp_path: Path) -> None:
     for name, message in (("a.xlsx", "An Excel sheet"), ("a.pkl", "A pickle could run code"), ("a.bin", "no kind")):
         (tmp_path / name).write_bytes(b"\x80")
@@ -356,6 +436,26 @@ def test_a_large_file_sorted_by_its_label(ending: str, tmp_path: Path, monkeypat
     seen = look.look(splits.given([str(path)], ""), None)
     assert seen.data["label_column"] == "kind" and seen.label_names == ("u", "v", "w")
     assert seen.classes == 3 and abs(seen.examples["train"] - 6000) < 900
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_folder_of_large_files_is_read_in_part(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = table(6000).sort_values("kind")
+    (tmp_path / "train").mkdir()
+    for k in range(3):
+        part, path = frame[2000 * k : 2000 * (k + 1)], tmp_path / "train" / f"part-{k}.{ending}"
+        if ending == "parquet":
+            part.to_parquet(path, index=False, row_group_size=500)
+        elif ending == "jsonl":
+            part.to_json(path, orient="records", lines=True)
+        else:
+            part.to_csv(path, index=False)
+    monkeypatch.setattr(look, "WHOLE_BYTES", 2**10)
+    monkeypatch.setattr(look, "HEAD_BYTES", 2**16)
+    monkeypatch.setattr(look, "HEAD_ROWS", 1500)
+    assert look.texts_head(str(tmp_path / "train")).num_rows < 2400
+    seen = look.look(splits.given([str(tmp_path / "train")], ""), None)
+    assert seen.label_names == ("u", "v", "w") and abs(seen.examples["train"] - 6000) < 900
 
 
 def test_a_large_file_of_one_class_in_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

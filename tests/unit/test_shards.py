@@ -105,3 +105,14 @@ def test_columns_of_csv_files_have_types_that_hold_all_cells(tmp_path: Path) -> 
     assert found.to_pydict() == {"a": [1.0, 1.5], "b": ["A12", "007"], "c": [None, "x"]}
     with pytest.raises(RequestError, match=r"part-1\.csv': a column is of another type .*Field a "):
         shards.table(of_csv(tmp_path, "a,b\n007,1\n", "a,b\nA12,1\n"))
+
+
+def test_a_folder_has_files_of_one_kind(tmp_path: Path) -> None:
+    written(tmp_path)
+    (tmp_path / "train" / "part.schema.json").write_text("{}")
+    message = (
+        r"'part-0\.parquet' and 'part\.schema\.json' are files of several kinds\. .* such as '.*/train/\*\.parquet'"
+    )
+    with pytest.raises(RequestError, match=message):
+        loaded(tmp_path, "table", "")
+    assert len(loaded(tmp_path, "table", "/*.parquet").train) == 60

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import pyarrow as pa
 
@@ -11,6 +11,8 @@ from workers import storage
 from workers.data import memory, table_files
 from workers.errors import RequestError, first_line
 
+Read = Callable[[str, pa.Schema], pa.Table]
+"""Reads rows of a file; the schema is as `like` of `table_files.read`."""
 MERGING = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError)
 """What Arrow raises for types or values that do not go together."""
 
@@ -20,7 +22,7 @@ def files(uri: str, endings: Collection[str], expected: str = "") -> list[str]:
 
     endings: of a folder's files. expected: what the message names instead of these.
 
-    Raises: `RequestError` where a folder or a pattern has no file.
+    Raises: `RequestError` where a folder or a pattern has no file, or files of several kinds.
     """
     path = storage.filesystem(uri)[1]
     inner = ""
@@ -37,6 +39,14 @@ def files(uri: str, endings: Collection[str], expected: str = "") -> list[str]:
         return [uri]
     if not found:
         raise RequestError(f"'{uri}': no file of data. Expected {expected or ', '.join(endings)}.{inner}")
+    kinds = {table_files.READERS.get(table_files.ending(each)): each for each in reversed(found)}
+    if len(kinds) > 1:
+        one, other = sorted(kinds.values())[:2]
+        raise RequestError(
+            f"'{uri}': '{posixpath.basename(one)}' and '{posixpath.basename(other)}' are files of several kinds. "
+            f"Expected one kind; name its files by a pattern, such as '{storage.join(storage.parent(one), '*')}"
+            f"{table_files.ending(one)}'."
+        )
     return found
 
 
@@ -48,11 +58,16 @@ def table(uris: Sequence[str], like: pa.Schema = table_files.NOTHING, *, of_text
     Raises: `RequestError` where a file cannot be read, or has other columns than the first.
     """
     require_memory(uris)
+    return joined(read_each(uris, lambda uri, like: table_files.read(uri, like, of_texts=of_texts), like))
+
+
+def read_each(uris: Sequence[str], read: Read, like: pa.Schema = table_files.NOTHING) -> dict[str, pa.Table]:
+    """What `read` finds in each file of a split, by its URI. like: as of `table`."""
     found: dict[str, pa.Table] = {}
     for uri in uris:
-        found[uri] = table_files.read(uri, like, of_texts=of_texts)
+        found[uri] = read(uri, like)
         like = found[uri].schema if like is table_files.NOTHING else like
-    return joined(found)
+    return found
 
 
 def require_memory(uris: Sequence[str]) -> None:
@@ -63,9 +78,17 @@ def require_memory(uris: Sequence[str]) -> None:
 
 def joined(tables: Mapping[str, pa.Table]) -> pa.Table:
     """The rows of all tables, by the URIs of their files. Raises: `RequestError` as of `schema`."""
+    schema({uri: each.schema for uri, each in tables.items()})
+    return concatenated(tables)
+
+
+def concatenated(tables: Mapping[str, pa.Table]) -> pa.Table:
+    """The rows of all tables, by the URIs of their files; empty cells where a table lacks a column of another.
+
+    Raises: `RequestError` where their values do not go together.
+    """
     if len(tables) == 1:
         return next(iter(tables.values()))
-    schema({uri: each.schema for uri, each in tables.items()})
     try:
         return pa.concat_tables(tables.values(), promote_options="permissive")
     except MERGING as error:  # such as whole numbers beyond 2^53 beside fractions
@@ -84,9 +107,10 @@ def schema(schemas: Mapping[str, pa.Schema]) -> pa.Schema:
     for uri, other in others:
         unequal = sorted({*found.names} ^ {*other.names})
         if unequal:
+            line = ", and a header line in each" if table_files.ending(uri) in table_files.WITH_A_HEADER_LINE else ""
             raise RequestError(
                 f"'{uri}' and '{first}' are files of one split, and '{unequal[0]}' is a column of one of them alone. "
-                "Expected the same columns in all files."
+                f"Expected the same columns in all files{line}."
             )
         try:
             found = pa.unify_schemas([found, other], promote_options="permissive")

@@ -71,6 +71,11 @@ def read(uri: str, split: str, texts: Sequence[str], label: str | None) -> tuple
     return Columns(named), labels.done() if label is not None else None
 
 
+def is_saved(held: Sequence[str]) -> bool:
+    """Whether a folder that holds these names is one that `datasets` saved, of a split or of several."""
+    return SAVED_SPLITS in held or len(SAVED & {*held, *(posixpath.splitext(name)[1] for name in held)}) > 1
+
+
 def read_groups(uri: str, name: str) -> list[Any]:
     """The values of the column `name` in a split, of any type; None for null."""
     found: list[Any] = []
@@ -168,7 +173,7 @@ class _Labels:
 def _read_split(uri: str, names: Names, take: Take) -> None:
     """Pass the batches of all files of a split to `take`."""
     held = storage.names(uri) if storage.is_folder(uri) else []
-    if SAVED_SPLITS in held or len(SAVED & {*held, *(posixpath.splitext(name)[1] for name in held)}) > 1:
+    if is_saved(held):
         for batch, declared in _of_datasets(uri, held, names):
             take(_valid(batch, uri), declared)
         return

@@ -36,8 +36,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URI",
         action="append",
         default=[],
-        help="npz, parquet, csv, tsv, jsonl, or a folder of images by class; once for each split (default: what is in "
-        "FOLDER; without any, the files have placeholders)",
+        help="npz, parquet, csv, tsv, jsonl, a folder or a pattern of tables, a folder of folders that are named like "
+        "splits, or of images by class; once for each split (default: what is in FOLDER; without any, the files have "
+        "placeholders)",
     )
     checkpoint = parser.add_argument(
         "--checkpoint",

@@ -36,7 +36,7 @@ from workers.data import (
 from workers.data.arrays import spread
 from workers.data.examples import Columns
 from workers.data.tables import Roles
-from workers.errors import MissingColumn, RequestError, first_line
+from workers.errors import MissingColumn, RequestError
 from workers.specs.data import DataSpec
 
 WHOLE_BYTES = 2**28
@@ -113,7 +113,7 @@ def _total_bytes(found: Given) -> int:
         return sum(
             storage.size(storage.join(uri, n)) for uri in found.splits.values() for n in image_folders.files(uri)
         )
-    return sum(map(storage.bytes_below, found.splits.values()))
+    return sum(storage.size(each) for uri in found.splits.values() for each in shards.files(uri, table_files.READERS))
 
 
 def _loaded(section: dict[str, Any], reasons: list[str]) -> Seen:
@@ -156,7 +156,7 @@ def _balance(data: dataset.Dataset) -> str:
 def _table(found: Given, label: str | None, text: str | None, notes: list[str]) -> tuple[dict[str, Any], list[str]]:
     """The section of the configuration, and what was guessed. Appends to `notes` what may be wrong."""
     head, roles = _head(found.splits["train"], label, text)
-    headless = headers.note(found.splits["train"], head)
+    headless = headers.note(_first(found.splits["train"]), head)
     notes += [] if headless is None else [headless]
     if roles.texts:
         section: dict[str, Any] = {
@@ -172,9 +172,14 @@ def _table(found: Given, label: str | None, text: str | None, notes: list[str]) 
     return section, [*roles.reasons]
 
 
+def _first(uri: str) -> str:
+    """The first file of a split."""
+    return shards.files(uri, table_files.READERS)[0]
+
+
 def _head(uri: str, label: str | None, text: str | None) -> tuple[pa.Table, columns.Roles]:
     """The rows of `_rows` and the roles of their columns, with the quotes as a run of that kind reads them."""
-    if table_files.is_quoted(shards.files(uri, table_files.READERS)[0], of_texts=True):
+    if table_files.is_quoted(_first(uri), of_texts=True):
         return _guessed(uri, label, text, of_texts=False)
     try:
         head, roles = _guessed(uri, label, text, of_texts=True)
@@ -188,7 +193,7 @@ def _head(uri: str, label: str | None, text: str | None) -> tuple[pa.Table, colu
 
 def _guessed(uri: str, label: str | None, text: str | None, *, of_texts: bool) -> tuple[pa.Table, columns.Roles]:
     head, times = _rows(uri, of_texts=of_texts)
-    headless = headers.note(uri, head)
+    headless = headers.note(_first(uri), head)
     if headless is not None and label is None:
         raise RequestError(f"{headless} Where it has the names, say which is the label by --label.")
     return head, columns.guessed(head, label, uri, text=text, whole=times == 1)
@@ -200,30 +205,38 @@ def texts_head(uri: str) -> pa.Table:
 
 
 def _rows(uri: str, *, of_texts: bool) -> tuple[pa.Table, float]:
-    """All rows of a small table, or some of a larger one; and how many times as many rows the file has, roughly."""
-    if storage.is_folder(uri):
-        return _of_folder(uri, of_texts=of_texts)
-    size = storage.size(uri)
-    if size <= WHOLE_BYTES:
-        return table_files.read(uri, of_texts=of_texts), 1.0
+    """All rows of a small split, or some of a larger one; and how many times as many rows it has, roughly."""
+    files = shards.files(uri, table_files.READERS)
+    sizes = list(map(storage.size, files))
+    if sum(sizes) <= WHOLE_BYTES:
+        return shards.table(files, of_texts=of_texts), 1.0
+    taken = spread(len(files), PIECES).tolist()
+    rows = 0.0
+
+    def read(file: str, like: pa.Schema) -> pa.Table:
+        nonlocal rows
+        found, times = _part(file, like, files=len(taken), of_texts=of_texts)
+        rows += found.num_rows * times
+        return found
+
+    found = shards.concatenated(shards.read_each([files[k] for k in taken], read))
+    others = sum(sizes) / max(1, sum(sizes[k] for k in taken))
+    return found, rows / max(1, found.num_rows) * others
+
+
+def _part(uri: str, like: pa.Schema, *, files: int, of_texts: bool) -> tuple[pa.Table, float]:
+    """`_rows` of a file. files: so many share what is read. like, of_texts: as of `table_files.read`."""
+    size, most = storage.size(uri), HEAD_BYTES // files
+    if size <= most:
+        return table_files.read(uri, like, of_texts=of_texts), 1.0
     if table_files.ending(uri) == ".parquet":
-        return _of_parquet(uri)
+        return _of_parquet(uri, HEAD_ROWS // files)
     in_pieces = posixpath.splitext(uri.lower())[1] not in storage.COMPRESSED
     quoted = table_files.is_quoted(uri, of_texts=of_texts)
     content = storage.read_with(
-        uri, lambda file: _pieces(file, size, quoted) if in_pieces else _lines(file, HEAD_BYTES)
+        uri, lambda file: _pieces(file, size, most, quoted=quoted) if in_pieces else _lines(file, most)
     )
-    return table_files.parsed(uri, content, of_texts=of_texts), max(1.0, size / len(content))
-
-
-def _of_folder(uri: str, *, of_texts: bool) -> tuple[pa.Table, float]:
-    """`_rows` of a folder: of all its files, or of some that are spread over it."""
-    files = shards.files(uri, table_files.READERS)
-    sizes = list(map(storage.size, files))
-    share = min(1.0, WHOLE_BYTES / max(1, sum(sizes)))
-    taken = spread(len(files), max(1, int(share * len(files)))).tolist()
-    times = sum(sizes) / max(1, sum(sizes[k] for k in taken))
-    return shards.table([files[k] for k in taken], of_texts=of_texts), times
+    return table_files.parsed(uri, content, like, of_texts=of_texts), max(1.0, size / max(1, len(content)))
 
 
 def _lines(file: Any, most: int) -> bytes:
@@ -232,35 +245,33 @@ def _lines(file: Any, most: int) -> bytes:
     return content if b"\0" in content else content[: content.rfind(b"\n") + 1]
 
 
-def _pieces(file: Any, size: int, quoted: bool) -> bytes:
-    """The first lines of a file of `size` bytes, and lines from further places, where a line is a row."""
-    head = _lines(file, HEAD_BYTES // 2)
+def _pieces(file: Any, size: int, most: int, *, quoted: bool) -> bytes:
+    """The first lines of a file of `size` bytes, and lines from further places, where a line is a row; `most` bytes."""
+    head = _lines(file, most // 2)
     of_several_lines = quoted and any(line.count(b'"') % 2 for line in head.split(b"\n"))  # a value of the head
     if b"\0" in head or of_several_lines:
         return head
-    each = HEAD_BYTES // 2 // PIECES
+    each = most // 2 // PIECES
     found = [head]
-    for start in np.linspace(HEAD_BYTES // 2, size - each, PIECES).astype(int):
+    for start in np.linspace(most // 2, size - each, PIECES).astype(int):
         file.seek(int(start))
         file.readline()
         found.append(_lines(file, each))
     return b"".join(found)
 
 
-def _of_parquet(uri: str) -> tuple[pa.Table, float]:
-    """`_rows` of a large Parquet file: the first rows of groups spread over it."""
-    if not storage.is_local(uri):
-        return table_files.read(uri), 1.0
-    try:
-        with pq.ParquetFile(uri, memory_map=True) as file:
-            groups = spread(file.num_row_groups, PIECES).tolist()
-            most = math.ceil(HEAD_ROWS / max(1, len(groups)))
-            batches = [batch for k in groups for batch in itertools.islice(file.iter_batches(most, row_groups=[k]), 1)]
-            found = pa.Table.from_batches(batches, file.schema_arrow)
-            times = file.metadata.num_rows / max(1, found.num_rows)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise RequestError(f"'{uri}': not a Parquet file ({first_line(error)}).") from error
-    return table_files.flat(found), times
+def _of_parquet(uri: str, rows: int) -> tuple[pa.Table, float]:
+    """About so many rows of a large Parquet file, the first of groups spread over it; and as `_rows`."""
+
+    def read(file: Any) -> tuple[pa.Table, float]:
+        table = pq.ParquetFile(file)
+        groups = spread(table.num_row_groups, PIECES).tolist()
+        most = math.ceil(max(1, rows) / max(1, len(groups)))
+        batches = [batch for k in groups for batch in itertools.islice(table.iter_batches(most, row_groups=[k]), 1)]
+        found = pa.Table.from_batches(batches, table.schema_arrow)
+        return table_files.flat(found), table.metadata.num_rows / max(1, found.num_rows)
+
+    return storage.read_with(uri, read)
 
 
 def _npz(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workers import storage
-from workers.data import image_folders, table_files
+from workers.data import image_folders, shards, table_files, text_files
 from workers.errors import RequestError
 
 WORDS = {
@@ -19,7 +19,9 @@ WORDS = {
 }
 """Words in the name of a file, by the split that they stand for."""
 TABLES = tuple(table_files.READERS)
-KINDS = f"a table ({', '.join(TABLES)}), an npz, or a folder of images"
+KINDS = f"a table ({', '.join(TABLES)}), a folder or a pattern of tables, an npz, or a folder of images"
+NUMBER = re.compile(r"\d+(?=.*\.)")
+"""A number in a file's name, before its ending."""
 
 
 @dataclass(frozen=True)
@@ -30,49 +32,71 @@ class Given:
     splits: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Found:
+    """A file or a folder, or a pattern of files. split: what its name says; None where it says none."""
+
+    uri: str
+    kind: str
+    split: str | None
+
+
 def given(uris: Sequence[str], folder: str) -> Given:
     """The splits in the files that the user names, or in `folder` where none is named.
 
     Raises: `RequestError` where files are missing, of several kinds, or where it is not clear which is which.
     """
-    found = [each for uri in uris or [folder] for each in _expanded(uri, is_named=bool(uris))]
+    found = [each for uri in uris or [folder] for each in _expanded(uri, folder, is_named=bool(uris))]
     if not found:
         raise RequestError(f"'{uris[0] if uris else folder}': no data in it. Name {KINDS} by `--data`.")
-    kinds = {kind for _, kind in found}
+    kinds = {each.kind for each in found}
     if len(kinds) > 1:
         raise RequestError(f"--data: {' and '.join(sorted(kinds))} together. Expected all splits of one kind.")
-    return Given(kinds.pop(), _named([uri for uri, _ in found]))
+    return Given(kinds.pop(), _named(found))
 
 
 def has_data(folder: str) -> bool:
     """Whether the folder exists and has data in it."""
-    return storage.exists(folder) and bool(_expanded(folder, is_named=False))
+    return storage.exists(folder) and bool(_expanded(folder, folder, is_named=False))
 
 
-def _named(uris: Sequence[str]) -> dict[str, str]:
-    """The split of each file. One file alone is the training set."""
-    if len(uris) == 1:
-        return {"train": uris[0]}
-    splits: dict[str, str] = {}
-    nameless = []
-    for uri in uris:
-        split = split_of(uri)
-        if split is None:
-            nameless.append(uri)
-        elif split in splits:
-            raise RequestError(
-                f"--data: '{splits[split]}' and '{uri}' are both named like `{split}`. Give one of them."
-            )
-        else:
-            splits[split] = uri
+def _named(found: Sequence[Found]) -> dict[str, str]:
+    """The URI of each split. One file alone is the training set."""
+    if len(found) == 1:
+        return {"train": found[0].uri}
+    nameless = [each.uri for each in found if each.split is None]
+    of_split = {split: [each for each in found if each.split == split] for split in WORDS}
+    splits = {split: _together(split, several) for split, several in of_split.items() if several}
     if len(nameless) == 1 and "train" not in splits:
         return {"train": nameless[0], **splits}
     if nameless or "train" not in splits:
         raise RequestError(
-            f"--data: which split is '{(nameless or list(uris))[0]}'? Expected names with train, test, validation or "
-            "unlabeled, such as train.csv; or one file, of which a part becomes the test split."
+            f"--data: which split is '{(nameless or [found[0].uri])[0]}'? Expected names with train, test, validation "
+            "or unlabeled, such as train.csv; or one file, of which a part becomes the test split."
         )
     return splits
+
+
+def _together(split: str, found: Sequence[Found]) -> str:
+    """The URI of a split: its file or folder, or the pattern of its tables."""
+    uris = [each.uri for each in found]
+    if len(uris) == 1:
+        return uris[0]
+    pattern = _pattern(uris) if all(each.kind == "table" for each in found) else None
+    if pattern is None:
+        raise RequestError(
+            f"--data: '{uris[0]}' and '{uris[1]}' are both named like `{split}`. Give one of them, or for several "
+            "tables a folder or a pattern."
+        )
+    return pattern
+
+
+def _pattern(uris: Sequence[str]) -> str | None:
+    """The pattern of files whose names differ in numbers alone; None where they do not, or it has other files too."""
+    pattern, *others = {
+        storage.join(storage.parent(uri), NUMBER.sub("*", posixpath.basename(uri))): None for uri in uris
+    }
+    return pattern if not others and storage.matching(pattern) == sorted(uris) else None
 
 
 def split_of(uri: str) -> str | None:
@@ -81,40 +105,84 @@ def split_of(uri: str) -> str | None:
     return next((split for split, names in WORDS.items() if any(word in names for word in words)), None)
 
 
-def _expanded(uri: str, *, is_named: bool) -> list[tuple[str, str]]:
-    """The data files or folders at a URI, each with its kind. is_named: whether the user names the URI."""
+def _expanded(uri: str, place: str, *, is_named: bool) -> list[Found]:
+    """The data at a URI. place: the folder that `init` writes into. is_named: whether the user names the URI."""
     if not storage.exists(uri):
+        if "*" in uri:
+            return [_of_pattern(uri)]
         raise RequestError(f"'{uri}': no such file or folder. Expected {KINDS}.")
     if not storage.is_folder(uri):
-        return [(uri, _kind(uri))]
-    if is_named and _is_sharded(uri):
-        return [(uri, "table")]
-    inner = [name for name in storage.names(uri) if not storage.is_hidden(name)]
+        return [_of_file(uri)]
+    inner = _inner(uri)
+    of_folder = _of_folder(uri, place, is_named=True) if is_named else None
+    if of_folder is not None:
+        return [of_folder]
     folders = [storage.join(uri, name) for name in inner if storage.is_folder(storage.join(uri, name))]
     named = {each: image_folders.files(each) for each in folders if split_of(each) is not None}
     is_nested = any("/" in image for images in named.values() for image in images)
     if is_nested or not any(image_folders.files(each) for each in folders if each not in named):
-        splits = [(each, "images") for each, images in named.items() if images]  # else they are classes of such names
-        if splits:
+        splits = [Found(each, "images", split_of(each)) for each, images in named.items() if images]
+        if splits:  # else they are classes of such names
             return splits
     if image_folders.files(uri):
-        return [(uri, "images")]
-    files = [storage.join(uri, name) for name in inner if _is_data(name)]
-    return [(each, _kind(each)) for each in files] or [(each, "table") for each in folders if _is_sharded(each)]
+        return [Found(uri, "images", split_of(uri))]
+    files = [_of_file(storage.join(uri, name)) for name in inner if _is_data(name, is_named=is_named)]
+    if files:
+        return files
+    found = [of for each in folders if (of := _of_folder(each, place, is_named=is_named)) is not None]
+    return found if any(each.split == "train" for each in found) else []
 
 
-def _is_sharded(uri: str) -> bool:
-    """Whether a folder of tables is one split: by its own name, and not by theirs."""
-    if split_of(uri) is None and table_files.ending(uri) not in TABLES:
-        return False
-    seen = [name for name in storage.names(uri) if not storage.is_hidden(name)]
-    tables = [name for name in seen if _is_data(name) and table_files.ending(name) in TABLES]
-    return bool(tables) and not any(map(split_of, tables)) and not image_folders.files(uri)
+def _of_file(uri: str) -> Found:
+    return Found(uri, _kind(uri), split_of(uri))
 
 
-def _is_data(name: str) -> bool:
+def _of_pattern(uri: str) -> Found:
+    """The tables that a pattern names. The split is in its name, or in that of its folder."""
+    others = [each for each in shards.files(uri, TABLES) if table_files.ending(each) not in TABLES]
+    if others:
+        raise RequestError(f"--data '{uri}': '{others[0]}' is no table. Expected a pattern of {', '.join(TABLES)}.")
+    return Found(uri, "table", split_of(uri) or split_of(storage.parent(uri)))
+
+
+def _of_folder(uri: str, place: str, *, is_named: bool) -> Found | None:
+    """The tables of a folder that are one split, by its name; None where they are not. Arguments as of `_expanded`.
+
+    What `init` writes into a folder would be among the files of its split, so there a pattern names them.
+    """
+    split = split_of(uri)
+    if split is None and table_files.ending(uri) not in TABLES:
+        return None
+    seen = [name for name in _inner(uri) if _is_data(name, is_named=is_named)]
+    tables = [storage.join(uri, name) for name in seen if table_files.ending(name) in TABLES]
+    of_one_kind = len({table_files.ending(each) for each in tables}) == 1
+    if not of_one_kind or {*map(split_of, tables)} - {None, split} or image_folders.files(uri):
+        return None
+    if len(tables) == 1:
+        return Found(tables[0], "table", split)
+    if storage.local_path(uri) != storage.local_path(place):
+        return Found(uri, "table", split)
+    pattern = _pattern(tables)
+    return None if pattern is None else Found(pattern, "table", split)
+
+
+def _inner(uri: str) -> list[str]:
+    """The names in a folder but hidden ones. Raises: `RequestError` for a folder that `datasets` saved."""
+    names = [name for name in storage.names(uri) if not storage.is_hidden(name)]
+    if text_files.is_saved(names):
+        raise RequestError(
+            f"'{uri}': a folder that `datasets` saved, which `init` does not read. Write its splits as Parquet "
+            "(`to_parquet`), or name its folders in a configuration of `kind: text`."
+        )
+    return names
+
+
+def _is_data(name: str, *, is_named: bool) -> bool:
+    """Whether a file in a folder is data by its name. is_named: whether the user names the folder; in others a JSON
+    may be of any program."""
     generated = name.endswith(".schema.json") or name in ("config.json", "report.json")
-    return not generated and (name.endswith(".npz") or table_files.ending(name) in TABLES)
+    ending = table_files.ending(name)
+    return not generated and (name.endswith(".npz") or ending in TABLES) and (is_named or ending != ".json")
 
 
 def _kind(uri: str) -> str:
