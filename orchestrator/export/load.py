@@ -453,7 +453,7 @@ class Table:
     def _cells(self, name: str) -> Any:
         """A column; or, by the name `a.b`, the field `b` of the mappings in a column `a`. None: there is neither.
 
-        The field is empty where the cell of `a` is.
+        The field is empty where the cell of `a` is, or lacks it while another has it.
         """
         if list(self.names).count(name) > 1:
             raise ValueError(f"the student was asked several columns '{name}'; expected each name once.")
@@ -463,8 +463,11 @@ class Table:
             outer, field = self._cells(name[:k]), name[k + 1 :]
             if hasattr(outer, "__iter__"):
                 cells = [None if _is_empty(cell) else cell for cell in map(_plain, outer)]
-                if all(cell is None or (isinstance(cell, Mapping) and field in cell) for cell in cells):
-                    return [None if cell is None else cell[field] for cell in cells]
+                known = [cell for cell in cells if cell is not None]
+                if all(isinstance(cell, Mapping) for cell in known) and (
+                    not known or any(field in cell for cell in known)
+                ):
+                    return [None if cell is None else cell.get(field) for cell in cells]
         return None
 
     def numbers(self, encodings: Sequence[Mapping[str, Any]]) -> NDArray[Any]:

@@ -323,6 +323,8 @@ def test_a_field_of_a_nested_column_has_a_name_with_a_dot(
     for given in (rows, table, table.to_pandas(), table.to_pydict(), tmp_path / "people.parquet"):
         answer(given)
         np.testing.assert_array_equal(counted[-1]["input"], np.array(NUMBERS, np.float32))
+    answer([rows[0], {"marks": [3, 4], "at": {}}])
+    np.testing.assert_array_equal(counted[-1]["input"], np.array(NUMBERS, np.float32))
     with pytest.raises(ValueError, match=r"no column 'at\.home\.age'; expected at\.home\.age, at\.city, marks"):
         answer([{"marks": [1, 2], "at": {"city": "Rome"}}])
 
