@@ -9,6 +9,7 @@ from orchestrator.config.loading import override, parsed
 from orchestrator.config.run_config import RunConfig
 from orchestrator.run_folder.paths import RunFolder, damaged
 from workers import storage
+from workers.specs.data import keys_of_others
 
 
 def keys_of(folder: str) -> dict[str, Any]:
@@ -22,12 +23,18 @@ def keys_of(folder: str) -> dict[str, Any]:
 
 
 def _written(folder: str) -> dict[str, Any]:
+    """The keys in the file, but those of `data` that its kind does not read: earlier versions ignored them."""
     uri = RunFolder(folder).config
     content = storage.read_bytes(uri)
     try:
-        return parsed(content.decode(), uri)
+        values = parsed(content.decode(), uri)
     except UnicodeDecodeError as error:
         raise damaged(uri, error) from None
+    data = values.get("data")
+    if isinstance(data, dict) and isinstance(data.get("kind"), str):
+        ignored = keys_of_others(data["kind"])
+        values["data"] = {key: value for key, value in data.items() if key not in ignored}
+    return values
 
 
 def config_of(folder: str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.jsonl import EventLog
-from orchestrator.run_folder import owned, paths
+from orchestrator.run_folder import owned, paths, resolved
 from orchestrator.run_folder.lock import Lock
 from tests.makers import write_config
 from workers.errors import RequestError
@@ -231,3 +231,13 @@ def test_half_written_files_of_every_kind_are_swept_and_nothing_else(tmp_path: P
         pass
     left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert left == {*WRITTEN, *FOREIGN}
+
+
+def test_a_key_that_an_earlier_version_ignored_does_not_keep_a_run_from_being_read(tmp_path: Path) -> None:
+    path = write_config(tmp_path, data__image_size=[8, 8])
+    with pytest.raises(RequestError, match="`image_size` belongs to kind 'images'"):
+        RunConfig.load(str(path))
+    assert resolved.config_of(str(tmp_path)).data.image_size is None
+    assert "image_size" not in resolved.keys_of(str(tmp_path))["data"]
+    with pytest.raises(RequestError, match="`image_size` belongs to kind 'images'"):
+        resolved.config_of(str(tmp_path), ["data.image_size=[8, 8]"])

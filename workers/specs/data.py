@@ -33,6 +33,16 @@ LABEL, LABEL_OF_TEXTS = "y", "label"
 """The column of labels where none is given, and that of texts."""
 
 
+def keys_of(kind: str) -> tuple[str, ...]:
+    """The keys that a kind reads, besides those that are of no kind; none of an unknown kind."""
+    return KEYS.get(OWN if ":" in kind else kind, ())
+
+
+def keys_of_others(kind: str) -> list[str]:
+    """The keys that other kinds read, and this one does not."""
+    return sorted({key for keys in KEYS.values() for key in keys} - {*keys_of(kind)})
+
+
 class IdxFiles(Spec):
     """One split of an idx data set, as its two files."""
 
@@ -169,13 +179,12 @@ class DataSpec(Spec):
 
     @model_validator(mode="after")
     def _keys_are_of_the_kind(self) -> DataSpec:
-        read = KEYS[OWN if ":" in self.kind else self.kind]
-        for key, field in DataSpec.model_fields.items():
+        for key in keys_of_others(self.kind):
             of = [kind for kind, keys in KEYS.items() if key in keys]
-            if of and key not in read and getattr(self, key) != field.get_default(call_default_factory=True):
+            if getattr(self, key) != DataSpec.model_fields[key].get_default(call_default_factory=True):
                 raise ValueError(
                     f"`{key}` belongs to kind {', '.join(map(repr, of))}, not '{self.kind}', which reads "
-                    f"{', '.join(read)}{ELSEWHERE.get(key, '')}"
+                    f"{', '.join(keys_of(self.kind))}{ELSEWHERE.get(key, '')}"
                 )
         return self
 
