@@ -155,6 +155,19 @@ def test_a_column_of_names_makes_no_text_of_a_table() -> None:
     assert asked.texts == ("name",) and "text: 'name', as you say" in asked.reasons
 
 
+def test_a_pair_of_texts_and_other_labels_are_told() -> None:
+    rows = {
+        f"sentence{k}": [f"the soup number {n} was {how} good" for n in range(60)]
+        for k, how in ((1, "quite"), (2, "so"))
+    }
+    found = guessed(pd.DataFrame({"id": range(60), **rows, "label": [0, 1] * 30}))
+    assert "not used: 'sentence2'; for pairs of texts, set `text_column: [sentence1, sentence2]`" in found.reasons
+    assert "not used: 'id', since a model of texts takes texts alone" in found.reasons
+    frame = table(survived=[0, 1] * 150, port=["S", "C", "Q"] * 100).drop(columns="kind")
+    assert guessed(frame).reasons[0].endswith("few different values (--label names another, such as 'survived')")
+    assert guessed(table()).reasons[0].endswith("(--label names another)")
+
+
 def test_a_named_text_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = table(name=[f"Braund{k}, Mr. Owen Harris" for k in range(300)])
     for text in ("gone", "a", "kind"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -69,17 +69,17 @@ def guessed(table: pa.Table, label: str | None, where: str, *, text: str | None 
     name, why = _label(seen, table.num_rows, label, where)
     _check_label(seen[name], table, where, whole=whole)
     others = {each: column for each, column in seen.items() if each != name}
+    words = {each: mean_words(table.column(each)) for each in others}
     if text is not None:
         _check_text(text, others, name, where)
-        return _of_texts(name, text, others, [why, f"text: '{text}', as you say"])
-    words = {each: mean_words(table.column(each)) for each in others}
+        return _of_texts(name, text, words, [why, f"text: '{text}', as you say"])
     free = {each for each, mean in words.items() if mean >= WORDS_OF_TEXT}
     unused = {each: IN_A_TABLE if each in free else _no_feature(column, table) for each, column in others.items()}
     features = tuple(each for each, reason in unused.items() if not reason)
     longest = max(words, key=words.__getitem__, default="")
     if longest in free and (len(features) <= FEATURES_BESIDE_TEXT or words[longest] >= WORDS_OF_LONG_TEXT):
         reason = f"text: '{longest}', the column of free text (--text names another)"
-        return _of_texts(name, longest, others, [why, reason])
+        return _of_texts(name, longest, words, [why, reason])
     if not features:
         told = "; ".join(f"'{each}' {reason}" for each, reason in unused.items()) or "there is no other column"
         raise RequestError(f"'{where}': no column can be a feature beside the label '{name}': {told}.")
@@ -99,9 +99,14 @@ def _check_text(text: str, others: Mapping[str, Column], label: str, where: str)
         )
 
 
-def _of_texts(label: str, text: str, others: Collection[str], reasons: list[str]) -> Roles:
-    left = [each for each in others if each != text]
+def _of_texts(label: str, text: str, words: Mapping[str, float], reasons: list[str]) -> Roles:
+    """The roles where a column of texts is learnt from. words: of each column but the label, see `mean_words`."""
+    pair = [each for each, mean in words.items() if each != text and mean >= max(WORDS_OF_TEXT, words[text] / 2)]
+    left = [each for each in words if each not in (text, *pair)]
     told = [f"not used: {_listed(left)}, since a model of texts takes texts alone"] if left else []
+    if pair:
+        both = ", ".join(each for each in words if each in (text, pair[0]))
+        told = [f"not used: {_listed(pair)}; for pairs of texts, set `text_column: [{both}]`", *told]
     return Roles(label, (text,), (), (*reasons, *told))
 
 
@@ -124,7 +129,9 @@ def _label(seen: dict[str, Column], rows: int, asked: str | None, where: str) ->
     named = _named(seen, rows)
     for names, why in ((named, "by its name"), (_ends(likely, seen), "since it has few different values")):
         if names:
-            return names[0], f"label: '{names[0]}', {why} (--label names another)"
+            others = [name for name in dict.fromkeys(names) if name != names[0]]
+            other = f", such as {_listed(others)}" if others else ""
+            return names[0], f"label: '{names[0]}', {why} (--label names another{other})"
     raise RequestError(
         f"'{where}': which column is the label? Found {_listed([*seen])}; none is called {', '.join(LABELS[:5])}, or "
         "has few different values. Name it by `--label COLUMN`."
