@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from tests.makers import blobs
-from workers.data import dataset, loading, memory, readers, shards
+from workers.data import dataset, loading, memory, readers, shards, table_files
 from workers.errors import RequestError
 from workers.specs.data import DataSpec
 
@@ -100,11 +100,25 @@ def of_csv(folder: Path, *contents: str) -> list[str]:
     return [str(path) for path in paths]
 
 
-def test_columns_of_csv_files_have_types_that_hold_all_cells(tmp_path: Path) -> None:
-    found = shards.table(of_csv(tmp_path, "a,b,c\n1,A12,\n", "a,b,c\n1.5,007,x\n"))
-    assert found.to_pydict() == {"a": [1.0, 1.5], "b": ["A12", "007"], "c": [None, "x"]}
-    with pytest.raises(RequestError, match=r"part-1\.csv': a column is of another type .*Field a "):
-        shards.table(of_csv(tmp_path, "a,b\n007,1\n", "a,b\nA12,1\n"))
+@pytest.mark.parametrize("turn", [1, -1])
+def test_csv_files_in_any_order_are_read_as_one_would_be(tmp_path: Path, turn: int) -> None:
+    uris = of_csv(tmp_path, "a,b,c\n1,A12,\n", "a,b,c\n1.5,007,x\n")[::turn]
+    expected = {"a": [1.0, 1.5], "b": ["A12", "007"], "c": ["", "x"]}
+    assert shards.table(uris).to_pydict() == {name: cells[::turn] for name, cells in expected.items()}
+    uris = of_csv(tmp_path, "a;b\n1,250;u\n", "a;b\n0,5;v\n", "a;b\n3;w\n")[::turn]  # of thousands, by itself
+    found = shards.table(uris)
+    assert found.column("a").to_pylist() == [1.25, 0.5, 3.0][::turn]
+    (tmp_path / "test.csv").write_text("a;b\n2,125;u\n")
+    assert shards.table([str(tmp_path / "test.csv")], found.schema).column("a").to_pylist() == [2.125]
+
+
+def test_commas_that_are_unclear_in_all_files_stay_so(tmp_path: Path) -> None:
+    found = shards.table(of_csv(tmp_path, "a;b\n1,250;u\n", "a;b\n2,500;v\n"))
+    with pytest.raises(RequestError, match="whose comma may be decimal or of thousands"):
+        table_files.check_commas("a.csv", found, ["a"])
+    found = shards.table(of_csv(tmp_path, "a;b\n1,250;u\n", "a;b\nred;v\n"))
+    table_files.check_commas("a.csv", found, ["a"])
+    assert found.column("a").to_pylist() == ["1,250", "red"]
 
 
 def test_a_folder_has_files_of_one_kind(tmp_path: Path) -> None:

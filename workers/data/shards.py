@@ -53,7 +53,8 @@ def files(uri: str, endings: Collection[str], expected: str = "") -> list[str]:
 def table(uris: Sequence[str], like: pa.Schema = table_files.NOTHING, *, of_texts: bool = False) -> pa.Table:
     """The rows of all files of a split, one file after another.
 
-    like, of_texts: as of `table_files.read`; like is that of the first file for those after it, where it is left out.
+    like, of_texts: as of `table_files.read`. Without like, a column that is text in one file is text in all, as it is
+    spelled, and a decimal comma is one in all.
 
     Raises: `RequestError` where a file cannot be read, or has other columns than the first.
     """
@@ -62,12 +63,17 @@ def table(uris: Sequence[str], like: pa.Schema = table_files.NOTHING, *, of_text
 
 
 def read_each(uris: Sequence[str], read: Read, like: pa.Schema = table_files.NOTHING) -> dict[str, pa.Table]:
-    """What `read` finds in each file of a split, by its URI. like: as of `table`."""
-    found: dict[str, pa.Table] = {}
-    for uri in uris:
-        found[uri] = read(uri, like)
-        like = found[uri].schema if like is table_files.NOTHING else like
-    return found
+    """What `read` finds in each file of a split, by its URI; a file may be read twice. like: as of `table`."""
+    found = {uri: read(uri, like) for uri in uris}
+    if like is not table_files.NOTHING or len(uris) == 1:
+        return found
+    common = table_files.common([each.schema for each in found.values()])
+    others = [
+        uri
+        for uri, each in found.items()
+        if table_files.ending(uri) != ".parquet" and not table_files.is_like(each.schema, common)
+    ]
+    return found | {uri: read(uri, common) for uri in others}
 
 
 def require_memory(uris: Sequence[str]) -> None:
@@ -90,12 +96,14 @@ def concatenated(tables: Mapping[str, pa.Table]) -> pa.Table:
     if len(tables) == 1:
         return next(iter(tables.values()))
     try:
-        return pa.concat_tables(tables.values(), promote_options="permissive")
+        found = pa.concat_tables(tables.values(), promote_options="permissive")
     except MERGING as error:  # such as whole numbers beyond 2^53 beside fractions
         raise RequestError(
             f"'{next(iter(tables))}' and the other files of its split have values that no type holds together "
             f"({first_line(error)}). Write them with the same types."
         ) from error
+    marks = [mark for each in reversed([*tables.values()]) for mark in (each.schema.metadata or {}).items()]
+    return found.replace_schema_metadata(dict(marks))  # Arrow keeps those of the first table alone
 
 
 def schema(schemas: Mapping[str, pa.Schema]) -> pa.Schema:

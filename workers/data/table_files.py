@@ -11,7 +11,7 @@ import io
 import json
 import posixpath
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -138,6 +138,34 @@ def _texts(like: pa.Schema) -> set[str]:
     return {name for name, kind in kinds.items() if is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)}
 
 
+def _clear_texts(schema: pa.Schema) -> set[str]:
+    """The names of the columns that are text for sure: without those that are numbers if their commas are decimal."""
+    return _texts(schema) - {*_unclear(schema)}
+
+
+def _unclear(schema: pa.Schema) -> list[str]:
+    return [str(name) for name in json.loads((schema.metadata or {}).get(UNCLEAR, b"[]"))]
+
+
+def common(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """A schema as `like` of `read` for all files of a split: what is text in one is text, and a decimal comma is one.
+
+    schemas: of the files, each read by itself.
+    """
+    texts = sorted({name for each in schemas for name in _clear_texts(each)})
+    marks = {DECIMAL: b","} if any(_has_decimal_comma(each) for each in schemas) else None
+    return pa.schema([(name, pa.string()) for name in texts], metadata=marks)
+
+
+def is_like(schema: pa.Schema, like: pa.Schema) -> bool:
+    """Whether a file that was read by itself has its texts, and its decimal comma, as `like` has them."""
+    return _clear_texts(schema) >= _clear_texts(like) and _has_decimal_comma(schema) == _has_decimal_comma(like)
+
+
+def _has_decimal_comma(schema: pa.Schema) -> bool:
+    return DECIMAL in (schema.metadata or {})
+
+
 def _csv(content: bytes, like: pa.Schema) -> pa.Table:
     return _separated(content, separator(content[: 2**16]), like)
 
@@ -163,15 +191,14 @@ def _separated(content: bytes, by: str, like: pa.Schema, *, quoted: bool = True)
     if unclear and like is NOTHING:
         names = [found.column_names[k] for k in gained]
         return found.replace_schema_metadata({UNCLEAR: json.dumps(names)})
-    if (False, True) in texts or (unclear and DECIMAL not in (like.metadata or {})):
+    if (False, True) in texts or (unclear and not _has_decimal_comma(like)):
         return found
     return other.replace_schema_metadata({DECIMAL: b","})
 
 
 def check_commas(uri: str, table: pa.Table, used: Collection[str]) -> None:
     """Raise `RequestError` where a column that is used has commas that may be decimal or of thousands."""
-    unclear = json.loads((table.schema.metadata or {}).get(UNCLEAR, b"[]"))
-    for name in unclear:
+    for name in _unclear(table.schema):
         if name in used:
             raise RequestError(
                 f"'{uri}': column '{name}' has {_example(table.column(name))}, whose comma may be decimal or of "

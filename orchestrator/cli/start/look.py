@@ -211,17 +211,16 @@ def _rows(uri: str, *, of_texts: bool) -> tuple[pa.Table, float]:
     if sum(sizes) <= WHOLE_BYTES:
         return shards.table(files, of_texts=of_texts), 1.0
     taken = spread(len(files), PIECES).tolist()
-    rows = 0.0
+    rows: dict[str, float] = {}
 
     def read(file: str, like: pa.Schema) -> pa.Table:
-        nonlocal rows
         found, times = _part(file, like, files=len(taken), of_texts=of_texts)
-        rows += found.num_rows * times
+        rows[file] = found.num_rows * times
         return found
 
     found = shards.concatenated(shards.read_each([files[k] for k in taken], read))
     others = sum(sizes) / max(1, sum(sizes[k] for k in taken))
-    return found, rows / max(1, found.num_rows) * others
+    return found, sum(rows.values()) / max(1, found.num_rows) * others
 
 
 def _part(uri: str, like: pa.Schema, *, files: int, of_texts: bool) -> tuple[pa.Table, float]:
