@@ -512,7 +512,7 @@ def test_without_data_the_files_have_placeholders(tmp_path: Path, capsys: pytest
     folder = tmp_path / "new"
     for named in (["--label", "y"], ["--checkpoint", "a.pt"]):  # which need data
         assert main(["init", str(folder), *named]) == 2
-        assert "no such file or folder" in capsys.readouterr().err and not folder.exists()
+        assert "no data in it. Name a table" in capsys.readouterr().err and not folder.exists()
     assert main(["init", str(folder)]) == 0
     told, config = capsys.readouterr().out, (folder / "config.yaml").read_text()
     assert "Data: none found" in told and "Run:" not in told

@@ -46,7 +46,8 @@ def given(uris: Sequence[str], folder: str) -> Given:
 
     Raises: `RequestError` where files are missing, of several kinds, or where it is not clear which is which.
     """
-    found = [each for uri in uris or [folder] for each in _expanded(uri, folder, is_named=bool(uris))]
+    places = uris or ([folder] if storage.exists(folder) else [])
+    found = [each for uri in places for each in _expanded(uri, folder, is_named=bool(uris))]
     if not found:
         raise RequestError(f"'{uris[0] if uris else folder}': no data in it. Name {KINDS} by `--data`.")
     kinds = {each.kind for each in found}
