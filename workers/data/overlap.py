@@ -13,11 +13,13 @@ from workers.data.scan import Found
 from workers.errors import RequestError
 from workers.hashing import GOLDEN, Hashes, mixed
 
+NEVER_THE_SAME = (("train", "validation"), ("train", "test"))
+"""Pairs of splits of which the second may not have the examples of the first."""
 PAIRS = (
-    ("train", "validation"), ("train", "test"), ("validation", "test"),
+    *NEVER_THE_SAME, ("validation", "test"),
     ("unlabeled", "validation"), ("unlabeled", "test"), ("train", "unlabeled"),
 )  # fmt: skip
-"""Pairs of splits to compare, first those that may not be the same; shared examples are counted in the second."""
+"""Pairs of splits to compare; shared examples are counted in the second."""
 MANY = 0.05
 """Share of duplicate training examples from which on a note reports them."""
 
@@ -55,7 +57,7 @@ def check_same(splits: Mapping[str, Hashed], allowed: bool) -> list[str]:
     Raises: `RequestError` where a split of the training examples is not `allowed`.
     """
     notes = []
-    for one, other in PAIRS[:2]:
+    for one, other in NEVER_THE_SAME:
         if one not in splits or other not in splits or not _equal(splits[one], splits[other]):
             continue
         same = f"data.{one} and data.{other} are the same examples"
