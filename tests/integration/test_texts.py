@@ -192,8 +192,10 @@ def test_a_masked_language_model_is_distilled_by_three_terms(tmp_path: Path, mon
     assert student.figure("perplexity") == pytest.approx(np.exp(student.nll))
     assert student.figure("perplexity") < vocabulary / 2 and baseline.examples == student.examples > 80
     rows = [pq.read_table(part) for part in sorted(found[0].glob("soft_targets/*/part-*.parquet"))]
-    positions = {(e, p) for table in rows for e, p in zip(*map(table.column, ("example_id", "position")), strict=True)}
+    names = ("example_id", "view", "position")
+    positions = {name for table in rows for name in zip(*map(table.column, names), strict=True)}
     assert len(positions) == sum(len(table) for table in rows) >= 2 * 240
+    assert {text.as_py() for text, *_ in positions} == {*range(240)}
     assert len([*found[0].glob("tokens/*/tokens.json")]) == 3  # a file of texts each, for both copies
     assert AutoModelForMaskedLM.from_pretrained(found[0] / "student").config.n_layers == 1
     assert_same_weights(*(folder / "student" for folder in found))

@@ -34,6 +34,7 @@ from workers.specs.data import DataSpec, MaskingSpec
 from workers.specs.models import TransformersModel
 from workers.training.loader import HardLabels, batches
 from workers.trial import sequences
+from workers.trial.odd_rows import odd_rows
 
 SIZE, MASK = 64, 4
 VOCABULARY = Vocabulary(np.arange(SIZE) >= 5, MASK)
@@ -207,11 +208,21 @@ def test_some_rows_have_the_masks_that_they_have_among_all(tmp_path: Path) -> No
     names = found.numbering.of(picked)
     assert some.positions is not None and names.positions is not None
     np.testing.assert_array_equal(names.positions, some.positions.flat)
+    assert found.numbering.example_ids(picked).tolist() == [60, 3, 17, 3]
+    np.testing.assert_array_equal(found.numbering.view_of(picked), [1, 0, 1, 0])
     for k, row in enumerate(picked):
         before, where = x.columns[IDS][row : row + 1].flat, some.positions[k : k + 1].flat  # type: ignore[union-attr]
         wanted = before[where] if row < 120 else np.full(len(where), UNLABELLED)
         np.testing.assert_array_equal(transfer.labels_of(picked[k : k + 1]), wanted)
     np.testing.assert_array_equal(found.train.y, transfer.y[: len(found.train.rows)])
+
+
+def test_messages_name_the_row_that_an_example_is_a_copy_of(tmp_path: Path) -> None:
+    found = data(tmp_path, copies=2, keys={"unlabeled": str(tmp_path / "more.jsonl"), "transfer_share": 0.5})
+    assert [found.given_row(split, 13) for split in ("train", "validation", "test")] == [13, 13, 13]
+    assert found.given_row("train", 73) == 13 and found.drawn is not None
+    assert [found.given_row("unlabeled", k) for k in range(10)] == (found.drawn % 10).tolist()
+    assert all(row.row < 60 for row in odd_rows(found) if row.split == "train")
 
 
 def test_copies_share_their_tokens_in_memory(tmp_path: Path) -> None:

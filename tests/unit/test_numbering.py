@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,19 @@ def test_rows_as_given() -> None:
     np.testing.assert_array_equal(views.view_of(np.array([0, 4, 5, 14])), [0, 0, 1, 2])
     digests = {Numbering(5, kept=np.array(kept), given=given).digest() for kept in ([1, 2], [0, 2]) for given in (3, 4)}
     assert len(digests) == 4 and Numbering(5).digest() == ""
+
+
+def test_masked_copies_have_the_rows_of_their_texts() -> None:
+    """Of six texts and three unlabelled ones, twice each."""
+    numbering = Numbering(examples=18, given=12, copies=2, given_unlabeled=6)
+    ids = np.array([0, 5, 6, 11, 12, 14, 15, 17])
+    np.testing.assert_array_equal(numbering.example_ids(ids), [0, 5, 0, 5, 6, 8, 6, 8])
+    np.testing.assert_array_equal(numbering.view_of(ids), [0, 0, 1, 1, 0, 0, 1, 1])
+    share = replace(numbering, examples=4, kept=np.array([1, 7]), unlabeled=np.array([2, 5]))
+    np.testing.assert_array_equal(share.example_ids(np.arange(4)), [1, 1, 8, 8])
+    np.testing.assert_array_equal(share.view_of(np.arange(4)), [0, 1, 0, 1])
+    others = [replace(each, copies=copies) for each in (numbering, share) for copies in (1, 2, 3)]
+    assert len({each.digest() for each in (*others, replace(share, given_unlabeled=12))}) == 7
 
 
 def test_a_store_of_another_format_is_another_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

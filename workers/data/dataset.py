@@ -111,7 +111,11 @@ class Dataset:
     held_out: tuple[str, ...] = ()
     """The splits that were drawn from `data.train`."""
     given: int = 0
-    """Rows of `data.train` before the validation split was drawn from it."""
+    """Examples of `data.train` before the validation split was drawn from it."""
+    given_unlabeled: int = 0
+    """Examples of `data.unlabeled` before a share was drawn from it."""
+    copies: int = 1
+    """Examples that each row of `data.train` and `data.unlabeled` became, copy after copy."""
     scanned: Mapping[str, str] = field(default_factory=dict, repr=False)
     """`examples.digest` of splits that have been read, by their names."""
 
@@ -189,7 +193,25 @@ class Dataset:
         where, kept = examples.explicit_positions(self.transfer.x), self.kept
         if self.taught is not None:
             kept = self.taught if kept is None else kept[self.taught]
-        return Numbering(len(self.transfer), self.views, kept, self.given, where, self.drawn)
+        return Numbering(
+            examples=len(self.transfer),
+            views=self.views,
+            kept=kept,
+            given=self.given,
+            positions=where,
+            unlabeled=self.drawn,
+            copies=self.copies,
+            given_unlabeled=self.given_unlabeled,
+        )
+
+    def given_row(self, split: str, example: int) -> int:
+        """The row of the user's file that an example of a split is; of a drawn split, its own row there."""
+        of = {"train": self.kept, "unlabeled": self.drawn}.get(split)
+        row = example if of is None else int(of[example])
+        if self.copies == 1 or split in MEASURED:
+            return row
+        given = {"train": self.given, "unlabeled": self.given_unlabeled}.get(split, len(self.inputs[split]))
+        return row % (given // self.copies)
 
     @property
     def inputs(self) -> dict[str, Examples]:

@@ -128,6 +128,8 @@ def _load(spec: DataSpec, seed: int) -> Dataset:
         kept=kept,
         held_out=tuple(held),
         given=len(train),
+        given_unlabeled=len(inputs.get("unlabeled", ())),
+        copies=spec.copies_of("train"),
         scanned={name: of.digest for name, of in found.items()} if y else {},
     )
     dataset = _for_transfer(spec, dataset, of_train)

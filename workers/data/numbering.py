@@ -2,7 +2,7 @@
 
 Within a run, the transfer set is numbered from 0: the training examples without the drawn validation split, then the
 unlabelled ones, in each view. Files for the user have the numbers of the user's data: rows 0 to N - 1 of `data.train`,
-N + j for row j of `data.unlabeled`, with separate columns for the view and for the element of the example.
+N + j for row j of `data.unlabeled`, with separate columns for the view, or masked copy, and for the element.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Views = NDArray[np.int16]
 class RowNames:
     """Identifies P rows of soft targets.
 
-    example_ids: [P] int64, rows of the user's data. views: [P] int16; None for a single view. positions: [P] int32,
-    elements of the example; None where each example has one distribution.
+    example_ids: [P] int64, rows of the user's data. views: [P] int16, versions or masked copies of these; None for a
+    single one. positions: [P] int32, elements of the example; None where each example has one distribution.
     """
 
     example_ids: Index
@@ -48,9 +48,11 @@ class RowNames:
 class Numbering:
     """Maps ids of the transfer set to rows of the user's data.
 
-    examples: number in one view of the transfer set. kept: the rows [n] of `data.train`, ascending, that are not held
-    out; None where all train. given: rows of `data.train`. positions: the elements of each example with their own rows.
-    unlabeled: the rows of `data.unlabeled`, ascending, that it has; None: all.
+    examples: number in one view of the transfer set. kept: the examples [n] of `data.train`, ascending, that are not
+    held out; None where all train. given: examples of `data.train`. positions: the elements of each example with their
+    own rows. unlabeled: the examples of `data.unlabeled`, ascending, that it has; None: all. copies: examples that each
+    row of the user's data became, copy after copy; there is one view where there are several. given_unlabeled: examples
+    of `data.unlabeled`.
     """
 
     examples: int
@@ -59,6 +61,8 @@ class Numbering:
     given: int = 0
     positions: Ragged | None = field(default=None, repr=False)
     unlabeled: Index | None = None
+    copies: int = 1
+    given_unlabeled: int = 0
 
     def of(self, ids: Index) -> RowNames:
         """The names of the rows of the transfer set's `ids` [n], one example after another."""
@@ -79,6 +83,16 @@ class Numbering:
 
     def example_ids(self, ids: Index) -> Index:
         """`example_id` [n] int64 of the transfer set's `ids` [n]."""
+        return self._of_copies(ids)[0] if self.copies > 1 else self._given(ids)
+
+    def view_of(self, ids: Index) -> Views | None:
+        """`view` [n] int16 of the transfer set's `ids` [n]; None where there is one view, and one copy of each row."""
+        if self.copies > 1:
+            return self._of_copies(ids)[1].astype(np.int16)
+        return None if self.views == 1 else (ids // self.examples).astype(np.int16)
+
+    def _given(self, ids: Index) -> Index:
+        """The examples of `data.train`, then of `data.unlabeled`, that the transfer set's `ids` [n] are: [n] int64."""
         rows = ids % self.examples
         if self.kept is None:
             return rows
@@ -88,15 +102,22 @@ class Numbering:
             more = self.unlabeled[np.where(trains, 0, more)]
         return np.where(trains, self.kept[np.where(trains, rows, 0)], more + self.given)
 
-    def view_of(self, ids: Index) -> Views | None:
-        """`view` [n] int16 of the transfer set's `ids` [n]; None where there is one view."""
-        return None if self.views == 1 else (ids // self.examples).astype(np.int16)
+    def _of_copies(self, ids: Index) -> tuple[Index, Index]:
+        """The rows of the user's data that the examples `ids` [n] are copies of, and which copies: [n] int64 each."""
+        found = self._given(ids)
+        trains = found < self.given
+        rows = np.where(trains, self.given, self.given_unlabeled) // self.copies
+        within = np.where(trains, found, found - self.given)
+        return within % rows + np.where(trains, 0, self.given // self.copies), within // rows
 
     def digest(self) -> str:
         """sha256 of the numbering; empty where it is the identity."""
-        if self.kept is None:
+        if self.kept is None and self.copies == 1:
             return ""
-        hashed = hashlib.sha256(f"{self.given} ".encode() + self.kept.tobytes())
+        kept = b"" if self.kept is None else self.kept.tobytes()
+        hashed = hashlib.sha256(f"{self.given} ".encode() + kept)
         if self.unlabeled is not None:
             hashed.update(b" " + self.unlabeled.tobytes())
+        if self.copies > 1:
+            hashed.update(f" {self.copies} copies, {self.given_unlabeled}".encode())
         return hashed.hexdigest()

@@ -7,9 +7,9 @@ the existing parts. A part whose content does not match the checksum in its name
 
 Readable with plain pyarrow: `example_id` int64, `probabilities` fixed-size list of float32 or float16 (softened,
 averaged, summing to 1), or for a large vocabulary `top_ids`, `top_probabilities` and `tail` (`workers.targets.top_k`).
-`example_id` is the row in the user's data (`workers.data.numbering`). With several views there is a column `view`
-int16; where elements of an example have their own distributions, a column `position` int32. The order of a part's rows
-is that of `PartLayout.ids`, by which readers in a run identify them.
+`example_id` is the row in the user's data (`workers.data.numbering`). With several views, or masked copies, there is a
+column `view` int16; where elements of an example have their own distributions, a column `position` int32. The order
+of a part's rows is that of `PartLayout.ids`, by which readers in a run identify them.
 
 Every key includes `FORMAT`. So a store of an older or newer format has another key, and is never mistaken for this one.
 """

@@ -31,7 +31,7 @@ Measured = tuple[Index, dict[str, NDArray[Any]]]
 
 @dataclass(frozen=True)
 class OddRow:
-    """An example, its oddity and its position. x: a single example as the data has it."""
+    """An example and its oddity. row: as of `Dataset.given_row`. x: a single example as the data has it."""
 
     split: str
     row: int
@@ -52,7 +52,7 @@ def odd_rows(dataset: Dataset) -> list[OddRow]:
     if dataset.unlabeled is not None:
         splits["unlabeled"] = dataset.unlabeled
     found = [
-        (rank, OddRow(name, row, oddity, x[row : row + 1]))
+        (rank, OddRow(name, dataset.given_row(name, row), oddity, x[row : row + 1]))
         for name, x in splits.items()
         for column_name, column in columns_of(x).items()
         for rank, row, oddity in _oddest(column_name, column)
