@@ -23,15 +23,15 @@ from orchestrator.stages.stage import Results, Stage, execute
 from orchestrator.stages.tokens import tokenized, without_texts
 from workers import storage, telemetry
 from workers.artifacts.catalogue import Catalogue
-from workers.errors import RequestError, RunError, UnfitText
+from workers.errors import RequestError, RunError
 from workers.redact import redacted
 
 
 def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) -> Results:
     """Check a configuration, plan it, and execute stages in its folder.
 
-    Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later, and
-    `UnfitText` for a text that only tokenizing all of them has found.
+    Raises: `RequestError` for an invalid request, before the run starts or writes anything; `RunError` later,
+    also for a text that only tokenizing all of them has found.
     """
     screen, fresh = options.screen, options.starts_over(config.name)
     lock.check_free(config.folder)
@@ -82,11 +82,9 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
 
 @contextmanager
 def _validated() -> Iterator[None]:
-    """The request is valid, so where a block raises a `RequestError`, a file was lost or a node lacks it: a `RunError`.
-    All texts are checked only once they have tokens."""
+    """What the checks found is valid. So where the block raises a `RequestError`, which is status 2 and leaves nothing
+    behind, it is a `RunError`: a file was lost, a node lacks it, or one of all texts, once it has tokens, is unfit."""
     try:
         yield
-    except UnfitText:
-        raise
     except RequestError as error:
         raise RunError(str(error)) from error

@@ -47,10 +47,6 @@ class MissingColumn(RequestError):
     """A file of the data has no column of a name that the configuration gives."""
 
 
-class UnfitText(RequestError):
-    """A text that a model cannot take. It may be found only once the run has the tokens of all texts."""
-
-
 class GateError(StillhouseError):
     """An export fell short of its thresholds, so nothing was written or registered."""
 

@@ -56,7 +56,7 @@ class Wanted(NamedTuple):
 def tokenized(run: BaseContext, dataset: Dataset) -> Dataset:
     """The data set with the tokens of its texts by every tokenizer of the run; unchanged without a tokenizer.
 
-    Raises: `UnfitText` where a text has no tokens, or more than a model has positions.
+    Raises: `RequestError` where a text has no tokens, or more than a model has positions.
     """
     if texts := masked_texts.texts_of(dataset.inputs):
         return _masked(run, dataset, texts)
@@ -80,7 +80,7 @@ def tokenized(run: BaseContext, dataset: Dataset) -> Dataset:
 def _masked(run: BaseContext, dataset: Dataset, texts: Mapping[str, tuple[str, Columns]]) -> Dataset:
     """The data set with the tokens of its masked texts, which all models take. texts: as of `masked_texts.texts_of`.
 
-    Raises: `UnfitText` where a text has no token that may be masked, or more than a model has positions.
+    Raises: `RequestError` where a text has no token that may be masked, or more than a model has positions.
     """
     assert isinstance(dataset.train.x, MaskedColumns)
     how = masking.tokenization(dataset.train.x.masks.how.spec)

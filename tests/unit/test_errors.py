@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import execution
-from workers.errors import RequestError, RunError, UnfitText, first_line
+from workers.errors import RequestError, RunError, first_line
 
 
 def test_the_first_line_of_an_error_may_be_its_class() -> None:
@@ -13,9 +13,9 @@ def test_the_first_line_of_an_error_may_be_its_class() -> None:
     assert first_line(ValueError("")) == first_line(ValueError(" \n")) == "ValueError"
 
 
-def test_a_run_that_has_begun_refuses_texts_alone() -> None:
-    """They are all looked at only once they have tokens; other requests were valid."""
-    with pytest.raises(UnfitText, match="too long"), execution._validated():
-        raise UnfitText("too long")
-    with pytest.raises(RunError, match="lost"), execution._validated():
-        raise RequestError("lost")
+def test_a_run_that_has_begun_fails_and_refuses_nothing() -> None:
+    """Also for a text that only tokenizing all of them finds: status 2 leaves nothing behind."""
+    for kind in (RequestError, *RequestError.__subclasses__()):
+        with pytest.raises(RunError, match="lost") as found, execution._validated():
+            raise kind("lost")
+        assert found.value.exit_status == 1

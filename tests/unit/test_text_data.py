@@ -26,7 +26,7 @@ from workers.data.examples import Columns
 from workers.data.label_names import NamedLabels, resolved
 from workers.data.ragged import Ragged
 from workers.data.tokens import IDS, TYPES, Tokenization
-from workers.errors import RequestError, UnfitText
+from workers.errors import RequestError
 from workers.specs.data import AugmentSpec, DataSpec
 from workers.specs.models import AnyModel, ModelSpec, TransformersModel
 from workers.trial import sequences
@@ -381,7 +381,7 @@ def test_texts_without_tokens_are_refused_with_their_row(
         sequences.check({"student.model": model}, found)
     monkeypatch.setattr(sequences, "MOST", 0)  # those that it does not look at are found once they have tokens
     sequences.check({"student.model": model}, found)
-    with pytest.raises(UnfitText, match=message):
+    with pytest.raises(RequestError, match=message):
         tokenized(model, found, monkeypatch)
 
 
@@ -400,7 +400,7 @@ def test_a_text_that_is_longer_than_the_positions_is_found_once_it_has_tokens(
         sequences.check({"student.model": model}, found)
     monkeypatch.setattr(sequences, "MOST", 0)  # as where so many others have more bytes
     sequences.check({"student.model": model}, found)
-    with pytest.raises(UnfitText, match=message):
+    with pytest.raises(RequestError, match=message):
         tokenized(model, found, monkeypatch)
     tokenized(encoder(folder, max_length=8), found, monkeypatch)
 

@@ -228,7 +228,7 @@ def texts_of(inputs: Mapping[str, Examples]) -> dict[str, tuple[str, Columns]]:
 def with_tokens(inputs: Mapping[str, Examples], tokens: Mapping[str, Ragged]) -> dict[str, Examples]:
     """The splits with the tokens of all their texts, and with masks by the token counts of train.
 
-    tokens: [T] of each of the texts of `texts_of`, by `source`. Raises: `UnfitText` for a text without a token that
+    tokens: [T] of each of the texts of `texts_of`, by `source`. Raises: `RequestError` for a text without a token that
     may be masked.
     """
     splits = {name: x for name, x in inputs.items() if isinstance(x, MaskedColumns)}

@@ -21,7 +21,7 @@ from workers.data.arrays import Index
 from workers.data.labels import UNLABELLED
 from workers.data.ragged import Ragged, stretches
 from workers.data.tokens import Tokenization
-from workers.errors import RequestError, UnfitText
+from workers.errors import RequestError
 from workers.hashing import GOLDEN, Hashes, mixed
 from workers.specs.data import MaskingSpec
 
@@ -102,7 +102,7 @@ def weights_of(ids: Ragged, vocabulary: Vocabulary, smoothing: float) -> Uniform
 def ordinary_of(ids: Ragged, how: Masking, split: str, rows: Index | None = None) -> Index:
     """How many tokens of each of N texts may be masked, which special ones may not: [N] int64.
 
-    rows: [N] the numbers of the texts in the split; None: from 0. Raises: `UnfitText` for a text without any.
+    rows: [N] the numbers of the texts in the split; None: from 0. Raises: `RequestError` for a text without any.
     """
     is_ordinary = how.weights > 0
     of_blocks: list[Index] = []
@@ -112,7 +112,7 @@ def ordinary_of(ids: Ragged, how: Masking, split: str, rows: Index | None = None
     without = np.flatnonzero(found == 0)
     if len(without):
         first = int(without[0] if rows is None else rows[without].min())
-        raise UnfitText(
+        raise RequestError(
             f"data.{split}: text {first} has no token of the tokenizer's vocabulary besides special ones. Expected at "
             "least one in each; leave such texts out."
         )

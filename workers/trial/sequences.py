@@ -18,7 +18,7 @@ from workers.data.examples import Columns, Examples, columns_of, described, has_
 from workers.data.ragged import Ragged
 from workers.data.texts import PAIR, TEXT, strings
 from workers.data.tokens import IDS, Tokenization
-from workers.errors import RequestError, UnfitText
+from workers.errors import RequestError
 from workers.models import predictor
 from workers.specs.models import AnyModel
 from workers.user_code import calls
@@ -81,7 +81,7 @@ def check(models: Mapping[str, AnyModel], dataset: Dataset, masked_by: str | Non
 def check_tokenized(
     models: Mapping[str, AnyModel], dataset: Dataset, split: str, how: Tokenization, ids: Ragged
 ) -> None:
-    """Raise `UnfitText` where a text of a split has no tokens, or more than a model has positions.
+    """Raise `RequestError` where a text of a split has no tokens, or more than a model has positions.
 
     models: by their keys in the configuration. ids: [N] rows of tokens, of all texts of the split by `how`.
     """
@@ -125,7 +125,7 @@ def check_tokens(models: Mapping[str, AnyModel], dataset: Dataset) -> None:
 
 
 def check_each_has_one(dataset: Dataset, split: str, how: Tokenization, ids: Ragged, rows: Index | None = None) -> None:
-    """Raise `UnfitText` where a text has no tokens besides special ones, as one of invisible characters may have.
+    """Raise `RequestError` where a text has no tokens besides special ones, as one of invisible characters may have.
 
     ids: [n] rows of tokens, of the rows [n] of the split; None: of all.
     """
@@ -140,7 +140,7 @@ def check_each_has_one(dataset: Dataset, split: str, how: Tokenization, ids: Rag
     text = strings(of_text[np.array([row])])[0]
     given = row if split != "train" or dataset.kept is None else int(dataset.kept[row])
     besides = f" besides {special} special ones" if special else ""
-    raise UnfitText(
+    raise RequestError(
         f"data.{split}: {text[:SHOWN]!r}, the text of example {given}, has no tokens{besides} by '{how.uri}'; found "
         f"{_counted(len(empty), 'such text', 'such texts')}, expected at least one token in each. Leave them out."
     )
@@ -151,7 +151,7 @@ def _counted(count: int, one: str, several: str) -> str:
 
 
 def _check_shortest(dataset: Dataset, how: Tokenization) -> None:
-    """Raise `UnfitText` where one of the shortest texts has no tokens."""
+    """Raise `RequestError` where one of the shortest texts has no tokens."""
     for split, x in dataset.inputs.items():
         if has_texts(x) and isinstance(x, Columns):
             texts, sizes = _texts(x)
@@ -169,7 +169,7 @@ def _check_tokens(key: str, model: AnyModel, dataset: Dataset) -> None:
     for split, x in dataset.inputs.items():
         column = columns_of(x).get(IDS)
         if most is not None and isinstance(column, Ragged) and len(longer := column.lengths[column.lengths > most]):
-            raise UnfitText(
+            raise RequestError(
                 f"data.{split}: {_counted(len(longer), f'row of {IDS} has', f'rows of {IDS} have')} more than the "
                 f"{most:,} positions of {model.label}, the longest {longer.max():,}. Set `data.masking.max_length`, or "
                 "leave them out."
@@ -185,10 +185,10 @@ def _check_cut(key: str, model: AnyModel, max_length: int, most: int) -> None:
 
 
 def _check_lengths(key: str, model: AnyModel, split: str, lengths: Index, most: int) -> None:
-    """Raise `UnfitText` where one of the texts of these lengths [n], in tokens, has more than `most`."""
+    """Raise `RequestError` where one of the texts of these lengths [n], in tokens, has more than `most`."""
     longer = lengths[lengths > most]
     if len(longer):
-        raise UnfitText(
+        raise RequestError(
             f"data.{split}: {_counted(len(longer), 'text has', 'texts have')} more tokens than the {most:,} positions "
             f"of {model.label}, the longest {longer.max():,}. Set `{key}.max_length: {most}` to cut them, or leave "
             "them out."
