@@ -56,6 +56,22 @@ def test_rows_of_any_length_in_any_order() -> None:
     np.testing.assert_array_equal(stretches(np.array([5, 0]), np.array([2, 3])), [5, 6, 0, 1, 2])
 
 
+def test_rows_of_several_arrays_are_found_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row lies in one array, and one of tokens has hundreds of values."""
+    rows = ragged.joined([Ragged.packed(np.arange(1000), np.array([400, 600])), Ragged.of([np.arange(500)])])
+    search, searched = np.searchsorted, list[int]()
+
+    def counted(ends: Any, of: Any, side: Any) -> Any:
+        searched.append(np.size(of))
+        return search(ends, of, side=side)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "searchsorted", counted)
+        flat = rows[np.array([2, 0])].flat
+    np.testing.assert_array_equal(flat, [*range(500), *range(400)])
+    assert max(searched) == 2
+
+
 def test_what_is_pickled_is_its_own_rows_alone() -> None:
     large = Ragged.packed(np.arange(100_000), np.full(1000, 100))
     few = large[np.array([7, 3])]

@@ -90,13 +90,15 @@ class Ragged:
         return Ragged((values,), starts, self.lengths) if is_inside else None
 
     def _from_several(self) -> NDArray[Any]:
-        index = stretches(self.starts, self.lengths)
-        found = np.empty((len(index), *self.of_value), self.dtype)
+        """One array after another, by rows: those of texts have many values each."""
+        places, filled = np.cumsum(self.lengths) - self.lengths, np.flatnonzero(self.lengths)
+        found = np.empty((int(self.lengths.sum()), *self.of_value), self.dtype)
         ends = np.cumsum([len(values) for values in self.arrays])
-        of_array = np.searchsorted(ends, index, side="right")
+        of_array = np.searchsorted(ends, self.starts[filled], side="right")
         for number in np.unique(of_array):
-            values, here = self.arrays[number], of_array == number
-            found[here] = values[index[here] - (ends[number] - len(values))]
+            values, rows = self.arrays[number], filled[of_array == number]
+            starts, lengths = self.starts[rows] - (ends[number] - len(values)), self.lengths[rows]
+            found[stretches(places[rows], lengths)] = values[stretches(starts, lengths)]
         return found
 
     def blocks(self, size: int) -> Iterator[tuple[int, Ragged]]:
