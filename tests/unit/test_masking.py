@@ -247,6 +247,24 @@ def test_two_workers_draw_the_masks_of_one(tmp_path: Path) -> None:
         assert torch.equal(torch.cat(values[1:]), values[0]) and {part.rows for part in parts} == {batch.rows}
 
 
+@pytest.mark.parametrize("positions", ["masked", "all"])
+def test_each_mask_of_an_epoch_is_drawn_once(tmp_path: Path, positions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the worker that learns from it; the number of all labels follows from lengths."""
+    found = data(tmp_path, copies=2, positions=positions, keys={"unlabeled": str(tmp_path / "more.jsonl")})
+    train, cpu, draw, rows = HardLabels(found.transfer), torch.device("cpu"), masking.drawn, list[int]()
+
+    def drawn(given: Ragged, keys: Any, how: Masking) -> Drawn:
+        rows.append(len(keys))
+        return draw(given, keys, how)
+
+    monkeypatch.setattr(masking, "drawn", drawn)
+    cuts = [[*batches(train, 0, 16, 0, cpu, rank=rank, world=2)] for rank in range(2)]
+    assert sum(rows) == 140
+    for parts in zip(*cuts, strict=True):
+        labelled = sum(int((part.labels != UNLABELLED).sum()) for part in parts)
+        assert {part.labelled_rows for part in parts} == {labelled}
+
+
 def test_a_sample_of_texts_stands_for_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = np.array([5, 5, 1, 5, 5, 5, 9, 5, 5])
     rows, stands = masked_texts.sampled(sizes)

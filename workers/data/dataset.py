@@ -64,6 +64,23 @@ class Split:
             return self.x.labels(ids)
         return self.labels[self.rows.rows(ids)]
 
+    def labelled_of(self, ids: Index) -> Index:
+        """How many labels each of some of the examples has: [n] int64."""
+        if isinstance(self.x, MaskedColumns):
+            return self.x.labelled(ids)
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.labels_of(ids) != UNLABELLED)])
+        return np.diff(before[self.rows.edges(ids)])
+
+    def read(self, ids: Index) -> tuple[Examples, Index, Index]:
+        """Examples of which some rows are those of `ids` [n], these rows [n], and their labels as of `labels_of`.
+
+        Masks are drawn once for both, and are part of the examples.
+        """
+        if isinstance(self.x, MaskedColumns):
+            x, labels = self.x.drawn(ids)
+            return x, np.arange(len(ids)), labels
+        return self.x, ids, self.labels_of(ids)
+
     @property
     def has_label(self) -> NDArray[np.bool_]:
         """Whether each example has a label, at one of its positions at least: [N] bool."""

@@ -92,16 +92,27 @@ class MaskedColumns(Columns):
         return self.positions
 
     def __getitem__(self, rows: slice | Index) -> Columns:
-        made = self.masks[rows].drawn()
-        return Columns({IDS: made.tokens}, made.positions, IDS)
+        return self.drawn(rows)[0]
+
+    def drawn(self, rows: slice | Index) -> tuple[Columns, Index]:
+        """Some examples with masks, and the labels of their positions, one example after another; -1 for none."""
+        known, masks = self.known[rows], self.masks[rows]
+        made = masks.drawn()
+        labels: Index = made.labels.flat
+        if not known.all():
+            labels = np.where(np.repeat(known, masks.lengths), labels, UNLABELLED)
+        return Columns({IDS: made.tokens}, made.positions, IDS), labels
 
     def labels(self, rows: Index) -> Index:
         """The labels of the examples' positions, one example after another; -1 for none."""
-        known, masks = self.known[rows], self.masks[rows]
-        if not known.any():
-            return np.full(int(masks.lengths.sum()), UNLABELLED, np.int64)
-        labels: Index = masks.drawn().labels.flat
-        return labels if known.all() else np.where(np.repeat(known, masks.lengths), labels, UNLABELLED)
+        if self.known[rows].any():
+            return self.drawn(rows)[1]
+        return np.full(int(self.masks.lengths[rows].sum()), UNLABELLED, np.int64)
+
+    def labelled(self, rows: Index) -> Index:
+        """How many labels each of the examples has: [n] int64. It draws no masks."""
+        how, lengths = self.masks.how, self.masks.lengths[rows]
+        return np.where(self.known[rows], lengths if how.positions == "masked" else how.masked(lengths), 0)
 
     def _with(self, columns: Mapping[str, AnyColumn], rows: slice | Index) -> MaskedColumns:
         masks = self.masks[rows]

@@ -24,7 +24,6 @@ from workers.data.arrays import Index, Room
 from workers.data.collate import Collator, Inputs, collate, rows_between, widened
 from workers.data.dataset import Split
 from workers.data.examples import lengths_of, values_of
-from workers.data.labels import UNLABELLED
 from workers.data.positions import Positions
 from workers.data.sampling import Draw
 from workers.losses import term
@@ -312,15 +311,14 @@ class Share:
             ids.append(run.ids)
             done += len(run.ids)
         every = np.concatenate(ids)
-        rows, labels = split.rows, split.labels_of(every)
-        of_batches = rows.edges(every)[edges]
-        has_label = np.concatenate([np.zeros(1, np.int64), np.cumsum(labels != UNLABELLED)])
-        size, labelled = np.diff(of_batches).tolist(), np.diff(has_label[of_batches]).tolist()
+        rows, (taken, at, labels) = split.rows, split.read(every[mine])
+        size = np.diff(rows.edges(every)[edges]).tolist()
+        labelled = np.add.reduceat(split.labelled_of(every), edges[:-1]).tolist()
         cuts = np.diff(rows.edges(every[mine])[np.cumsum([0, *own])]).tolist()
         narrow = self.device.type == "cuda"
-        x = widened(self._to(self.collator(split.x, every[mine], room, narrow=narrow))).split(own)
+        x = widened(self._to(self.collator(taken, at, room, narrow=narrow))).split(own)
         of = np.split(every[mine], np.cumsum(own)[:-1])
-        y = self._to(torch.from_numpy(labels[rows.within(every, mine)])).split(cuts)
+        y = self._to(torch.from_numpy(labels)).split(cuts)
         if not soft:
             return [
                 Batch(y[k], None, size[k], labelled[k], examples=count, ids=of[k], x=x[k], entropy=0.0)

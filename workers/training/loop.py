@@ -320,9 +320,10 @@ def _answers(
     size = spec.micro_batch_size or micro_batch(values_of(split.x), embedded(split.x), device.type)
     for start in range(0, len(ids), size):
         some = ids[start : start + size]
+        x, rows, labels = split.read(some)
         with autocast(device, spec.precision):
-            logits = ask(module, task.collator(split.x, some).to(device))
-        yield some, logits.float(), torch.from_numpy(split.labels_of(some)).to(device)
+            logits = ask(module, task.collator(x, rows).to(device))
+        yield some, logits.float(), torch.from_numpy(labels).to(device)
 
 
 @torch.no_grad()
