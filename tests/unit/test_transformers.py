@@ -21,7 +21,7 @@ from workers.data.dataset import Split
 from workers.data.examples import Columns
 from workers.data.ragged import Ragged
 from workers.errors import RequestError
-from workers.models import checkpoints, predictor, torch_module
+from workers.models import checkpoints, predictor, torch_module, transformers_module
 from workers.models import provenance as model_provenance
 from workers.models.last_product import is_rounded
 from workers.models.packing import PackedLinear
@@ -506,11 +506,13 @@ def test_a_checkpoint_of_another_network_is_no_beginning(tmp_path: Path) -> None
 def test_what_is_beside_a_file_of_weights_is_explained(tmp_path: Path) -> None:
     folder = Path(made.checkpoint(tmp_path, NAMES))
     file, config = str(folder / "model.safetensors"), (folder / "config.json").read_text()
+    of_folder = spec(config=made.config(), tokenizer=str(folder))
     weights = safetensors.torch.load_file(file)
     for wrong in ("{", "[]", json.dumps({"id2label": {"a": "sport"}})):
         (folder / "config.json").write_text(wrong)
         with pytest.raises(RequestError, match=r"config.json' beside it is no configuration of transformers"):
-            predictor.load(spec(config=made.config(), tokenizer=str(folder)), file)
+            predictor.load(of_folder, file)
+        transformers_module._check_classes_beside(of_folder, file, begins=True)  # names that are unknown
     (folder / "config.json").write_text(config)
     safetensors.torch.save_file({**weights, "bert.embeddings.position_ids": torch.arange(40)}, file, {"format": "pt"})
     with pytest.raises(

@@ -407,14 +407,19 @@ def _notes_on_classes(label: str, has: Sequence[str], model: TransformersModel) 
     return ()
 
 
-def _names_beside(weights: str) -> tuple[str, ...]:
-    """The class names in the configuration beside a file of weights, or in their folder; empty where it names none."""
+def _names_beside(weights: str, *, begins: bool = False) -> tuple[str, ...]:
+    """The class names in the configuration beside a file of weights, or in their folder; empty where it names none.
+
+    begins: whether training begins with the weights. Then a file of other content is no configuration of theirs.
+    """
     place = storage.join(weights if storage.is_folder(weights) else storage.parent(weights), CONFIG)
     beside = storage.read_if_there(place)
     try:
         names = json.loads(beside).get("id2label") if beside is not None else None
         return tuple(str(names[key]) for key in sorted(names, key=int)) if isinstance(names, dict) else ()
     except (ValueError, AttributeError) as error:
+        if begins:
+            return ()
         raise RequestError(
             f"checkpoint '{weights}': '{place}' beside it is no configuration of transformers ({error}). Correct it, "
             "or move the weights."
@@ -427,7 +432,7 @@ def _check_classes_beside(model: TransformersModel, weights: str, *, begins: boo
 
     begins: whether training begins with the weights, so that classes of other names become those of the data.
     """
-    has = _names_beside(weights)
+    has = _names_beside(weights, begins=begins)
     order = class_order(weights, has, model, may_add=begins) if has else None
     expected = TransformersPredictor.places(model) or tuple(range(model.classes))
     if order is None or order == expected:
