@@ -258,7 +258,6 @@ def _check_bias(config: RunConfig, dataset: Dataset) -> None:
     wanted, key = config.evaluation.corrected_classes, "evaluation.corrected_classes"
     if not wanted:
         return
-    bias.check(dataset.train.y, labels.ids_of(key, wanted, dataset.classes, dataset.label_names))
     for name in ("train", "test"):
         held = predicted_bytes(dataset, name)
         if held > KEPT_BYTES:
@@ -266,6 +265,7 @@ def _check_bias(config: RunConfig, dataset: Dataset) -> None:
                 f"{key}: the student's predictions of the {name} split take {size(held)}; expected at most "
                 f"{size(KEPT_BYTES)}, which are kept. Leave it out, or give a smaller `{name}`."
             )
+    bias.check(dataset.train.y, labels.ids_of(key, wanted, dataset.classes, dataset.label_names))
 
 
 def _check_pieces(stage: TrainingStage, training: TrainingSpec, workers: int) -> None:

@@ -436,6 +436,7 @@ def test_masking_belongs_to_texts_and_copies_need_a_validation_file() -> None:
     for wrong, message in (
         ({"kind": "npz", "masking": how}, "`masking` belongs to kind 'text', not 'npz'"),
         ({"kind": "text", "masking": {**how, "copies": 2}}, "expected `validation`"),
+        ({"kind": "text", "masking": how, "transfer_without": [1]}, "`transfer_without` leaves out"),
     ):
         with pytest.raises(ValueError, match=message):
             DataSpec.model_validate({"train": "a", "test": "b", **wrong})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -101,3 +102,15 @@ def test_a_plan_from_shapes_alone_refuses_a_member_without_layers(tmp_path: Path
     with pytest.raises(RequestError, match=r"hidden\.member: 0, .*kind 'sklearn', has no layers to look into"):
         preflight.beside_bytes(config(tmp_path, distillation=looks, **estimators))
     assert preflight.beside_bytes(config(tmp_path)) == 0
+
+
+def test_predictions_that_are_too_large_are_refused_before_labels_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of masked texts are drawn."""
+    asked = config(tmp_path, evaluation__corrected_classes=[0])
+    dataset = loading.load(asked.data, 0)
+    monkeypatch.setattr(preflight, "KEPT_BYTES", 0)
+    monkeypatch.setattr("workers.evaluation.bias.check", MagicMock(side_effect=AssertionError))
+    with pytest.raises(RequestError, match="predictions of the train split take"):
+        preflight._check_bias(asked, dataset)

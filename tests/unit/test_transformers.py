@@ -507,6 +507,7 @@ def test_what_is_beside_a_file_of_weights_is_explained(tmp_path: Path) -> None:
     folder = Path(made.checkpoint(tmp_path, NAMES))
     file, config = str(folder / "model.safetensors"), (folder / "config.json").read_text()
     of_folder = spec(config=made.config(), tokenizer=str(folder))
+    assert isinstance(of_folder, TransformersModel)
     weights = safetensors.torch.load_file(file)
     for wrong in ("{", "[]", json.dumps({"id2label": {"a": "sport"}})):
         (folder / "config.json").write_text(wrong)

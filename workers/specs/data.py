@@ -210,6 +210,11 @@ class DataSpec(Spec):
                 "`masking.copies` is above 1, and a validation split that is drawn from copies would have training "
                 "texts; expected `validation`, a file"
             )
+        if self.masking is not None and self.transfer_without:
+            raise ValueError(
+                "`transfer_without` leaves out the examples of some classes, and with `masking` each token has a class "
+                "of its own; expected one of the two"
+            )
         for split in ("validation", "test"):
             if getattr(self, split) is not None and getattr(self, f"{split}_share") is not None:
                 raise ValueError(f"give `{split}` or `{split}_share`, not both")
