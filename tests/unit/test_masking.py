@@ -6,6 +6,7 @@ import math
 import pickle
 import zlib
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,6 +158,12 @@ def test_a_text_of_special_tokens_alone_is_refused() -> None:
             masking.ordinary_of(given, masking_of(given), "train", rows)
 
 
+def test_without_smoothing_masks_do_not_follow_from_the_counts_of_tokens() -> None:
+    for smoothing in (0.0, 0.7):
+        how = masking_of(ids(4), smoothing=smoothing)
+        assert (replace(how, counted="others").identity == how.identity) == (smoothing == 0.0)
+
+
 # --- a run's data and networks ----------------------------------------------------------------------------
 
 
@@ -290,6 +297,7 @@ def test_data_know_their_size_and_digests_before_all_texts_are_tokenized(
     np.testing.assert_array_equal(whole.test.y, complete.test.y)
     few = part.sampled(0.1, 6)
     assert len(few.train) == 12 and len(of_train(few).texts.columns) == 12  # type: ignore[union-attr]
+    assert isinstance(few.test.x, MaskedColumns) and few.test.x.masks.how.counted == of_train(few).source
 
 
 def test_a_run_tokenizes_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data import examples
+from workers.data import examples, masked_texts
 from workers.data.arrays import Index, spread
 from workers.data.augment import augmented, named_files
 from workers.data.encoded_tables import Encoding
@@ -284,8 +284,7 @@ class Dataset:
             kept=chosen if self.kept is None else self.kept[chosen],
             scanned={},  # digests of the whole splits
         )
-        masked = {name: x for name, x in part.inputs.items() if isinstance(x, MaskedColumns)}
-        return part.with_inputs({name: x.reduced() for name, x in masked.items()})
+        return part.with_inputs(masked_texts.reduced(part.inputs))
 
     def noted(self, *notes: str) -> Dataset:
         """The same with further notes."""

@@ -63,6 +63,10 @@ class Masks(Ragged):
     def __getitem__(self, rows: slice | Index) -> Masks:
         return replace(self, lengths=self.lengths[rows], tokens=self.tokens[rows], keys=self.keys[rows])
 
+    def counting(self, source: str) -> Masks:
+        """The same by the tokens of the texts with this digest."""
+        return replace(self, how=replace(self.how, counted=source))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Masks, (self.arrays, self.starts, self.lengths, self.tokens, self.keys, self.how)
 
@@ -234,6 +238,15 @@ def texts_of(inputs: Mapping[str, Examples]) -> dict[str, tuple[str, Columns]]:
         if isinstance(x, MaskedColumns) and x.texts is not None:
             found.setdefault(x.source, (name, x.texts.columns))
     return found
+
+
+def reduced(inputs: Mapping[str, Examples]) -> dict[str, Examples]:
+    """The splits with only their own of the texts that are still to be tokenized. Masks count the tokens of train's."""
+    splits = {name: x.reduced() for name, x in inputs.items() if isinstance(x, MaskedColumns)}
+    return {
+        name: x if x.texts is None else replace(x, positions=x.masks.counting(splits["train"].source))
+        for name, x in splits.items()
+    }
 
 
 def with_tokens(inputs: Mapping[str, Examples], tokens: Mapping[str, Ragged]) -> dict[str, Examples]:

@@ -86,8 +86,9 @@ class Masking:
     @property
     def identity(self) -> str:
         """What masks follow from, besides an example's text and key."""
-        of_spec = {"probability": self.spec.probability, "smoothing": self.spec.smoothing}
-        found = {**tokenization(self.spec).identity, **of_spec, "positions": self.positions, "counted": self.counted}
+        of_spec: dict[str, Any] = {"probability": self.spec.probability, "smoothing": self.spec.smoothing}
+        of_spec["counted"] = self.counted if self.spec.smoothing else ""  # else all tokens are chosen alike
+        found = {**tokenization(self.spec).identity, **of_spec, "positions": self.positions}
         return json.dumps(found, sort_keys=True)
 
 
