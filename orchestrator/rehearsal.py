@@ -162,7 +162,7 @@ def _rates(run: Context, given: Results) -> tuple[Rates, Workload]:
     firsts = [members[first] for first in run.config.ensemble.firsts()]
     students = zip(run.config.training_stages, given[STUDENT].stages, strict=True)
     rates = Rates(
-        tokens_s=took.get("tokens", 0.0) / work.everything,
+        tokens_s=took.get("tokens", 0.0) / work.tokenized,
         members=tuple(_rate(each, took_each_s, work.train, work) if each.history else None for each in firsts),
         predictions_s=max(0.0, took["predictions"] - predicted_s),
         pass_start_s=max(0.0, took["soft targets"] - made.seconds),

@@ -169,7 +169,7 @@ def trained_after(ensemble: EnsembleSpec, seconds: Mapping[int, float], slots: i
 def _tokens(case: Case, rates: Rates) -> tuple[PlannedStage, ...]:
     if not rates.tokens_s:
         return ()
-    return (PlannedStage(name="tokens", where="tasks", seconds=rates.tokens_s * case.work.everything),)
+    return (PlannedStage(name="tokens", where="tasks", seconds=rates.tokens_s * case.work.tokenized),)
 
 
 def _members(case: Case, rates: Rates) -> tuple[PlannedStage, ...]:

@@ -51,9 +51,9 @@ class TrainingRate:
 class Rates:
     """The rates of a run.
 
-    tokens_s: of the tokenizer, per example. members: of each group; None where its members are loaded. predictions_s:
-    of the stage besides its examples. forward_s: of one member and example in the pass. student: of each stage, with
-    all workers. student_units: cores, or GPUs, of all workers together to which the student's rates apply.
+    tokens_s: of the tokenizer, per example or masked text. members: of each group; None where its members are loaded.
+    predictions_s: of the stage besides its examples. forward_s: of one member and example in the pass. student: of each
+    stage, with all workers. student_units: cores, or GPUs, of all workers together to which the student's rates apply.
     """
 
     tokens_s: float = 0.0

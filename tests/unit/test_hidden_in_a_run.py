@@ -103,7 +103,7 @@ WRONG: dict[str, tuple[CHANGES, str]] = {
     "masked texts longer than the positions": (
         {"data.masking": MASKING, "ensemble.model": {"kind": "transformers", "task": "masked-lm",
                                                      "config": made.config(max_position_embeddings=6, vocab_size=26)}},
-        r"rows of input_ids have more than the 6 positions of 'bert', the longest \d+\. Set `data\.masking",
+        r"\d+ texts have more tokens than the 6 positions of 'bert', the longest \d+\. Set `data\.masking",
     ),
     "a smaller vocabulary": (
         {"data.masking": MASKING,

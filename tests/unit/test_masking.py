@@ -16,9 +16,11 @@ import pytest
 import torch
 from torch import nn
 
+from orchestrator.plan.workload import Workload
 from orchestrator.stages import tokens as tokens_stage
 from tests import texts
 from workers.data import loading, masked_texts, masking
+from workers.data.arrays import spread
 from workers.data.collate import Collator
 from workers.data.dataset import Dataset
 from workers.data.examples import Columns, take
@@ -298,6 +300,23 @@ def test_data_know_their_size_and_digests_before_all_texts_are_tokenized(
     few = part.sampled(0.1, 6)
     assert len(few.train) == 12 and len(of_train(few).texts.columns) == 12  # type: ignore[union-attr]
     assert isinstance(few.test.x, MaskedColumns) and few.test.x.masks.how.counted == of_train(few).source
+    np.testing.assert_array_equal(of_train(few).texts.rows, np.unique(spread(120, 12) % 60))  # type: ignore[union-attr]
+    assert [Workload.of(each).tokenized for each in (part, whole, few)] == [100, 100, 52]
+    assert Workload.of(part).of_size(240).tokenized == 175  # texts of 280 examples instead of 160
+
+
+def test_texts_that_are_too_long_are_counted_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a sample about."""
+    config = texts.config(vocab_size=26, max_position_embeddings=6)
+    model = TransformersModel(kind="transformers", task="masked-lm", config=config, classes=26)
+    found = data(tmp_path, copies=2)
+    count = int((of_train(found).masks.tokens.lengths[:60] > 6).sum())
+    with pytest.raises(RequestError, match=rf"data\.train: {count} texts have more tokens than the 6 positions"):
+        sequences.check_tokens({"m": model}, found)
+    monkeypatch.setattr(masked_texts, "SAMPLE", 8)
+    monkeypatch.setattr(masked_texts, "ENDS", 2)
+    with pytest.raises(RequestError, match=r"data\.train: about \d+ texts have more tokens than the 6 positions"):
+        sequences.check_tokens({"m": model}, data(tmp_path, copies=2))
 
 
 def test_a_run_tokenizes_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

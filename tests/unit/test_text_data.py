@@ -385,6 +385,15 @@ def test_texts_without_tokens_are_refused_with_their_row(
         tokenized(model, found, monkeypatch)
 
 
+def test_a_text_without_tokens_of_a_share_has_its_row_in_the_file(hiding: str, tmp_path: Path) -> None:
+    made.write_jsonl(tmp_path / "more.jsonl", [{"text": "\u200b\u200b"}] * 40)
+    found = with_last(tmp_path, "the river", unlabeled="more.jsonl", transfer_share=0.1)
+    assert found.drawn is not None
+    message = rf"data\.unlabeled: .*, the text of example {found.drawn[0]}, has no tokens"
+    with pytest.raises(RequestError, match=message):
+        sequences.check({"student.model": ModelSpec(factory="nets:no_matter", tokenizer=hiding)}, found)
+
+
 def encoder(tokenizer: str, **also: Any) -> TransformersModel:
     """A BERT of eight positions."""
     config = made.config(max_position_embeddings=8)

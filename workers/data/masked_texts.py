@@ -72,10 +72,12 @@ class Masks(Ragged):
 
 
 class Texts(NamedTuple):
-    """T texts, in one or two columns, and `of` [N]: the text of each example."""
+    """T texts, in one or two columns, and `of` [N]: the text of each example. rows: [T] of these texts in the file;
+    None: all."""
 
     columns: Columns
     of: Index
+    rows: Index | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +119,18 @@ class MaskedColumns(Columns):
         """How many labels each of the examples has: [n] int64. It draws no masks."""
         how, lengths = self.masks.how, self.masks.lengths[rows]
         return np.where(self.known[rows], lengths if how.positions == "masked" else how.masked(lengths), 0)
+
+    def of_each_text(self) -> Index:
+        """How many tokens each text has that examples are copies of: [T] int64. Before all are tokenized, texts of the
+        sample stand for others."""
+        tokens = self.masks.tokens
+        of = tokens.starts if self.texts is None else self.texts.of
+        return tokens.lengths[np.unique(of, return_index=True)[1]]
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether texts of the sample stand for others."""
+        return self.texts is not None and len(np.unique(self.masks.tokens.starts)) < len(np.unique(self.texts.of))
 
     def _with(self, columns: Mapping[str, AnyColumn], rows: slice | Index) -> MaskedColumns:
         masks = self.masks[rows]
@@ -160,7 +174,8 @@ class MaskedColumns(Columns):
             return self
         used, of = np.unique(self.texts.of, return_inverse=True)
         texts = self.texts.columns[used]
-        return replace(self, source=examples.digest(texts), texts=Texts(texts, of))
+        rows = used if self.texts.rows is None else self.texts.rows[used]
+        return replace(self, source=examples.digest(texts), texts=Texts(texts, of, rows))
 
     def with_tokens(self, tokens: Ragged, ordinary: Index, how: Masking) -> MaskedColumns:
         """The same with the tokens of their texts. tokens: of each of the T texts; ordinary: [T] of `ordinary_of`."""
@@ -240,6 +255,13 @@ def texts_of(inputs: Mapping[str, Examples]) -> dict[str, tuple[str, Columns]]:
     return found
 
 
+def number_of_texts(inputs: Mapping[str, Examples]) -> int | None:
+    """How many texts are to be tokenized, or were, for the splits; None where they have no masked ones."""
+    if still := texts_of(inputs):
+        return sum(len(of) for _, of in still.values())
+    return sum(len(x.of_each_text()) for x in inputs.values() if isinstance(x, MaskedColumns)) or None
+
+
 def reduced(inputs: Mapping[str, Examples]) -> dict[str, Examples]:
     """The splits with only their own of the texts that are still to be tokenized. Masks count the tokens of train's."""
     splits = {name: x.reduced() for name, x in inputs.items() if isinstance(x, MaskedColumns)}
@@ -257,9 +279,10 @@ def with_tokens(inputs: Mapping[str, Examples], tokens: Mapping[str, Ragged]) ->
     """
     splits = {name: x for name, x in inputs.items() if isinstance(x, MaskedColumns)}
     how = splits["train"].masks.how.weighted(tokens[splits["train"].source])
-    ordinary = {
-        source: masking.ordinary_of(tokens[source], how, name) for source, (name, _) in texts_of(inputs).items()
-    }
+    ordinary: dict[str, Index] = {}
+    for source, (name, _) in texts_of(inputs).items():
+        texts = splits[name].texts
+        ordinary[source] = masking.ordinary_of(tokens[source], how, name, None if texts is None else texts.rows)
     return {name: x.with_tokens(tokens[x.source], ordinary[x.source], how) for name, x in splits.items()}
 
 

@@ -15,6 +15,7 @@ from workers.data.arrays import Index
 from workers.data.collate import Collator
 from workers.data.dataset import Dataset
 from workers.data.examples import Columns, Examples, columns_of, described, has_texts
+from workers.data.masked_texts import MaskedColumns
 from workers.data.ragged import Ragged
 from workers.data.texts import PAIR, TEXT, strings
 from workers.data.tokens import IDS, Tokenization
@@ -138,7 +139,7 @@ def check_each_has_one(dataset: Dataset, split: str, how: Tokenization, ids: Rag
     of_text = columns[TEXT]
     assert isinstance(of_text, Ragged)
     text = strings(of_text[np.array([row])])[0]
-    given = row if split != "train" or dataset.kept is None else int(dataset.kept[row])
+    given = dataset.given_row(split, row)
     besides = f" besides {special} special ones" if special else ""
     raise RequestError(
         f"data.{split}: {text[:SHOWN]!r}, the text of example {given}, has no tokens{besides} by '{how.uri}'; found "
@@ -167,12 +168,16 @@ def _check_tokens(key: str, model: AnyModel, dataset: Dataset) -> None:
         )
     most = predictor.kind_of(model).positions(model)
     for split, x in dataset.inputs.items():
-        column = columns_of(x).get(IDS)
-        if most is not None and isinstance(column, Ragged) and len(longer := column.lengths[column.lengths > most]):
+        column, words = columns_of(x).get(IDS), (f"row of {IDS} has", f"rows of {IDS} have")
+        if most is None or not isinstance(column, Ragged):
+            continue
+        lengths, about = column.lengths, ""
+        if isinstance(x, MaskedColumns):
+            lengths, about, words = x.of_each_text(), "about " * x.is_sampled, ("text has", "texts have")
+        if len(longer := lengths[lengths > most]):
             raise RequestError(
-                f"data.{split}: {_counted(len(longer), f'row of {IDS} has', f'rows of {IDS} have')} more than the "
-                f"{most:,} positions of {model.label}, the longest {longer.max():,}. Set `data.masking.max_length`, or "
-                "leave them out."
+                f"data.{split}: {about}{_counted(len(longer), *words)} more tokens than the {most:,} positions of "
+                f"{model.label}, the longest {longer.max():,}. Set `data.masking.max_length`, or leave them out."
             )
 
 
