@@ -305,6 +305,13 @@ def test_data_know_their_size_and_digests_before_all_texts_are_tokenized(
     assert Workload.of(part).of_size(240).tokenized == 175  # texts of 280 examples instead of 160
 
 
+def test_an_export_tokenizes_no_unlabelled_texts(tmp_path: Path) -> None:
+    spec = asked(tmp_path, keys={"unlabeled": str(tmp_path / "more.jsonl")})
+    found = loading.load_whole(spec, 0)
+    assert isinstance(found.unlabeled, MaskedColumns) and found.unlabeled.texts is not None
+    assert of_train(found).texts is None and found.digests == loading.load(spec, 0).digests
+
+
 def test_texts_that_are_too_long_are_counted_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a sample about."""
     config = texts.config(vocab_size=26, max_position_embeddings=6)

@@ -59,13 +59,15 @@ def load(spec: DataSpec, seed: int) -> Dataset:
 
 
 def load_whole(spec: DataSpec, seed: int) -> Dataset:
-    """As `load`, with all masked texts tokenized, in this process. A run does that in tasks."""
+    """As `load`, with the masked texts of train and of measured splits tokenized, in this process; a run does that in
+    tasks. Those of other splits, which may be many, stay as they are."""
     dataset = load(spec, seed)
     if spec.masking is None:
         return dataset
-    how, texts = masking.tokenization(spec.masking), masked_texts.texts_of(dataset.inputs)
+    needed = {name: x for name, x in dataset.inputs.items() if name in labels.LABELLED}
+    how, texts = masking.tokenization(spec.masking), masked_texts.texts_of(needed)
     tokens_of = {source: masked_texts.tokenized(of, how) for source, (_, of) in texts.items()}
-    return dataset.with_inputs(masked_texts.with_tokens(dataset.inputs, tokens_of))
+    return dataset.with_inputs(masked_texts.with_tokens(needed, tokens_of))
 
 
 class _Checked(NamedTuple):
