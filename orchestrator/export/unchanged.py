@@ -74,9 +74,10 @@ def check_data(dataset: Dataset, report: Report, test: str) -> None:
             f"{_shown(report.labels, report.classes)}. Restore the files, or run again."
         )
     if dataset.test_digest != test:
+        masked = ", or an earlier version of Stillhouse masked them" if dataset.test.labels is None else ""
         raise RequestError(
-            "data.test: the examples are no longer those of the run (they, their labels or groups have changed), so "
-            "figures would not compare. Restore them, or run again."
+            "data.test: the examples are no longer those of the run (they, their labels or groups have changed"
+            f"{masked}), so figures would not compare. Restore them, or run again."
         )
     if "train" in changed and any(each.categories or each.fill is not None for each in dataset.encodings):
         raise RequestError(

@@ -156,6 +156,9 @@ def test_data_that_decide_an_export_are_those_of_the_run(tmp_path: Path) -> None
     unchanged.check_data(found, plain(labels=["no", "yes"]), test)  # of an earlier version
     with pytest.raises(RequestError, match=r"data\.test: the examples are no longer those of the run"):
         unchanged.check_data(found, report, "0" * 64)
+    masked = replace(found, test=replace(found.test, labels=None))
+    with pytest.raises(RequestError, match="have changed, or an earlier version of Stillhouse masked them"):
+        unchanged.check_data(masked, report, "0" * 64)
     more = of_people(tmp_path, [*ages, 1000.0, 1000.0], [*bought, "yes", "no"])
     with pytest.raises(RequestError, match=r"data\.train: .* numbers for empty cells"):
         unchanged.check_data(more, report, test)
