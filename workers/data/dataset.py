@@ -69,7 +69,8 @@ class Split:
         if isinstance(self.x, MaskedColumns):
             return self.x.labelled(ids)
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.labels_of(ids) != UNLABELLED)])
-        return np.diff(before[self.rows.edges(ids)])
+        found: Index = np.diff(before[self.rows.edges(ids)])
+        return found
 
     def read(self, ids: Index) -> tuple[Examples, Index, Index]:
         """Examples of which some rows are those of `ids` [n], these rows [n], and their labels as of `labels_of`.

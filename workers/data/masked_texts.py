@@ -125,7 +125,8 @@ class MaskedColumns(Columns):
         sample stand for others."""
         tokens = self.masks.tokens
         of = tokens.starts if self.texts is None else self.texts.of
-        return tokens.lengths[np.unique(of, return_index=True)[1]]
+        found: Index = tokens.lengths[np.unique(of, return_index=True)[1]]
+        return found
 
     @property
     def is_sampled(self) -> bool:
