@@ -27,10 +27,14 @@ from orchestrator.observers import mlflow_export
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import sums
 from orchestrator.reporting.report import Report
+from orchestrator.run_folder import paths
 from orchestrator.run_folder.paths import RunFolder
 from orchestrator.run_folder.resolved import config_of, keys_of
 from workers import storage
-from workers.data import loading
+from workers.artifacts import store
+from workers.data import loading, token_files
+from workers.data.ragged import Ragged
+from workers.data.tokens import IDS, Tokenization
 from workers.errors import RequestError
 from workers.evaluation.bootstrap import LEVEL
 from workers.inference.teacher import Member
@@ -92,7 +96,7 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
     """
     run = _checked(asked)
     wait_for("reading the data")
-    dataset = loading.load_whole(run.config.data, run.config.seed)
+    dataset = loading.load_whole(run.config.data, run.config.seed, tokens_in(run.folder))
     unchanged.check_data(dataset, run.report, run.test)
     config = run.config.for_classes(dataset.classes, dataset.label_names)
     weights = storage.join(RunFolder(run.folder).shown("student"), config.student.model.weights_name)
@@ -132,6 +136,20 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
         with target.written(asked.to, folder):
             registered = "" if asked.register is None else _register(asked, run, folder, measured, dataset.classes)
     return Exported(asked.to, measured, registered)
+
+
+def tokens_in(folder: str) -> Callable[[str, Tokenization], Ragged | None]:
+    """Finds the tokens of texts with a digest that a run has kept in its folder; None where it has none, or damaged
+    ones."""
+
+    def found(texts: str, how: Tokenization) -> Ragged | None:
+        key = token_files.key_of(texts, how)
+        record = store.load(storage.join(folder, paths.tokens(key.digest)), key)
+        place, files = RunFolder(folder).tokens(key.digest), {} if record is None else record.files
+        whole = [storage.file_sha256(storage.join(place, name)).startswith(sha256) for name, sha256 in files.items()]
+        return token_files.read(place, sorted(files))[IDS] if whole and all(whole) else None
+
+    return found
 
 
 def _checked(asked: Asked) -> _Run:

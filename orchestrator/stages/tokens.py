@@ -18,7 +18,6 @@ from orchestrator.stages.ray_tasks import run_tasks
 from workers.artifacts import catalogue, parts, store
 from workers.artifacts.catalogue import Found
 from workers.artifacts.key import Key
-from workers.artifacts.kinds import TOKENS
 from workers.data import masked_texts, masking, token_files
 from workers.data.collate import Collator
 from workers.data.dataset import Dataset
@@ -66,7 +65,11 @@ def tokenized(run: BaseContext, dataset: Dataset) -> Dataset:
     if not hows or not splits:
         return dataset
     with run.events.stage("tokens") as stage:
-        wanted = {(name, how): Wanted(splits[name], how, _key(dataset, name, how)) for name in splits for how in hows}
+        wanted = {
+            (name, how): Wanted(splits[name], how, token_files.key_of(dataset.digest_of_inputs(name), how))
+            for name in splits
+            for how in hows
+        }
         made: dict[str, dict[Tokenization, Mapping[str, Ragged]]] = {name: {} for name in splits}
         for (name, how), columns in _made(run, stage, wanted):
             made[name][how] = columns
@@ -85,7 +88,7 @@ def _masked(run: BaseContext, dataset: Dataset, texts: Mapping[str, tuple[str, C
     assert isinstance(dataset.train.x, MaskedColumns)
     how = masking.tokenization(dataset.train.x.masks.how.spec)
     with run.events.stage("tokens") as stage:
-        wanted = {source: Wanted(x, how, TOKENS.key(texts=source, **how.identity)) for source, (_, x) in texts.items()}
+        wanted = {source: Wanted(x, how, token_files.key_of(source, how)) for source, (_, x) in texts.items()}
         made = {source: columns[IDS] for source, columns in _made(run, stage, wanted)}
         if note := how.cut({texts[source][0]: ids.lengths for source, ids in made.items()}):
             run.events.note(note)
@@ -102,10 +105,6 @@ def _made(run: BaseContext, stage: Progress, wanted: Mapping[W, Wanted]) -> Iter
     stage.reused = all(each is not None for each in had)
     for (name, each), found in zip(wanted.items(), had, strict=True):
         yield name, _obtained(run, each.x, each.how, each.key, found)
-
-
-def _key(dataset: Dataset, split: str, how: Tokenization) -> Key:
-    return TOKENS.key(texts=dataset.digest_of_inputs(split), **how.identity)
 
 
 def _obtained(run: BaseContext, x: Columns, how: Tokenization, key: Key, found: Found | None) -> Mapping[str, Ragged]:

@@ -7,6 +7,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import export
+from orchestrator.run_folder import paths
+from orchestrator.run_folder.paths import RunFolder
+from tests import texts
+from workers import storage
+from workers.artifacts import store
+from workers.data import token_files
+from workers.data.texts import of_strings
+from workers.data.tokens import IDS, Tokenization
 from workers.errors import RequestError
 
 
@@ -19,3 +27,19 @@ def test_redacted_values_of_a_run_are_given_again_and_others_are_not_changed(tmp
     for other in ("data.classes=4", "data={root: /data}", "data.root.inner=x", "students.1.model.factory=x", "seed=1"):
         with pytest.raises(RequestError, match=r"an export takes a run as it is.*redacted \('\*\*\*'\)"):
             export._check_overrides(str(tmp_path), [*again, other])
+
+
+def test_tokens_that_a_run_has_kept_are_found(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    how, column = Tokenization(texts.tokenizer(tmp_path / "tokenizer")), of_strings(["the river", "a river 7"])
+    key, kept = token_files.key_of("a digest", how), export.tokens_in(str(tmp_path))
+    folder = RunFolder(str(tmp_path)).tokens(key.digest)
+    name, checksum = token_files.tokenize_block(folder, 0, (column,), how)
+    assert kept("a digest", how) is None  # incomplete
+    store.commit(storage.join(str(tmp_path), paths.tokens(key.digest)), key, {name: checksum})
+    found = kept("a digest", how)
+    assert found is not None and found.flat.tolist() == how(column)[IDS].flat.tolist()
+    assert kept("another", how) is None
+    Path(folder, name).unlink()
+    Path(folder, name).write_bytes(b"damaged")
+    assert kept("a digest", how) is None

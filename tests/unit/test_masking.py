@@ -307,7 +307,9 @@ def test_data_know_their_size_and_digests_before_all_texts_are_tokenized(
 
 def test_an_export_tokenizes_no_unlabelled_texts(tmp_path: Path) -> None:
     spec = asked(tmp_path, keys={"unlabeled": str(tmp_path / "more.jsonl")})
-    found = loading.load_whole(spec, 0)
+    looked_up: list[str] = []
+    found = loading.load_whole(spec, 0, lambda source, how: looked_up.append(source))
+    assert len(looked_up) == 3
     assert isinstance(found.unlabeled, MaskedColumns) and found.unlabeled.texts is not None
     assert of_train(found).texts is None and found.digests == loading.load(spec, 0).digests
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,7 @@ from workers.data.examples import Columns, Examples, columns_of, described
 from workers.data.ragged import Ragged
 from workers.data.scan import Found
 from workers.data.splits import Groups, Labels
+from workers.data.tokens import Tokenization
 from workers.errors import RequestError
 from workers.seeds import seeded
 from workers.specs.data import DataSpec, MaskingSpec
@@ -58,15 +59,20 @@ def load(spec: DataSpec, seed: int) -> Dataset:
         ) from error
 
 
-def load_whole(spec: DataSpec, seed: int) -> Dataset:
+def load_whole(
+    spec: DataSpec, seed: int, kept: Callable[[str, Tokenization], Ragged | None] = lambda texts, how: None
+) -> Dataset:
     """As `load`, with the masked texts of train and of measured splits tokenized, in this process; a run does that in
-    tasks. Those of other splits, which may be many, stay as they are."""
+    tasks. Those of other splits, which may be many, stay as they are.
+
+    kept: the tokens of texts with a digest, where a run has kept them.
+    """
     dataset = load(spec, seed)
     if spec.masking is None:
         return dataset
     needed = {name: x for name, x in dataset.inputs.items() if name in labels.LABELLED}
     how, texts = masking.tokenization(spec.masking), masked_texts.texts_of(needed)
-    tokens_of = {source: masked_texts.tokenized(of, how) for source, (_, of) in texts.items()}
+    tokens_of = {source: kept(source, how) or masked_texts.tokenized(of, how) for source, (_, of) in texts.items()}
     return dataset.with_inputs(masked_texts.with_tokens(needed, tokens_of))
 
 

@@ -15,6 +15,8 @@ import pyarrow as pa
 
 from workers import storage
 from workers.artifacts import parts
+from workers.artifacts.key import Key
+from workers.artifacts.kinds import TOKENS
 from workers.data import ragged
 from workers.data.ragged import Ragged
 from workers.data.tokens import Tokenization
@@ -35,6 +37,11 @@ def write_block(folder: str, number: int, columns: Mapping[str, Ragged]) -> tupl
     name = parts.name_of(number, checksum, ENDING)
     storage.write_bytes(storage.join(folder, name), content)
     return name, checksum
+
+
+def key_of(texts: str, tokenization: Tokenization) -> Key:
+    """The key of the tokens of texts with this digest."""
+    return TOKENS.key(texts=texts, **tokenization.identity)
 
 
 def tokenize_block(folder: str, number: int, texts: Sequence[Ragged], tokenization: Tokenization) -> tuple[str, str]:
