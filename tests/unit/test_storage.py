@@ -117,10 +117,11 @@ def test_a_file_is_known_without_a_listing(monkeypatch: pytest.MonkeyPatch) -> N
 
     storage.write_text(f"{BASE}/inner.csv/part.csv", "content")
     assert storage.is_folder(f"{BASE}/inner.csv") and not storage.is_folder(f"{BASE}/gone.csv")
-    monkeypatch.setattr(Flaky, "isdir", denied)
-    assert not storage.is_folder(f"{BASE}/inner.csv/part.csv")
-    with pytest.raises(RequestError, match="no access"):
-        storage.is_folder(BASE)
+    with monkeypatch.context() as patched:
+        patched.setattr(Flaky, "isdir", denied)
+        assert not storage.is_folder(f"{BASE}/inner.csv/part.csv")
+        with pytest.raises(RequestError, match="no access"):
+            storage.is_folder(BASE)
 
 
 def test_what_is_forbidden_is_asked_once() -> None:

@@ -63,7 +63,7 @@ class Masks(Ragged):
     def __getitem__(self, rows: slice | Index) -> Masks:
         return replace(self, lengths=self.lengths[rows], tokens=self.tokens[rows], keys=self.keys[rows])
 
-    def counting(self, source: str) -> Masks:
+    def weighted_by(self, source: str) -> Masks:
         """The same by the tokens of the texts with this digest."""
         return replace(self, how=replace(self.how, counted=source))
 
@@ -267,7 +267,7 @@ def reduced(inputs: Mapping[str, Examples]) -> dict[str, Examples]:
     """The splits with only their own of the texts that are still to be tokenized. Masks count the tokens of train's."""
     splits = {name: x.reduced() for name, x in inputs.items() if isinstance(x, MaskedColumns)}
     return {
-        name: x if x.texts is None else replace(x, positions=x.masks.counting(splits["train"].source))
+        name: x if x.texts is None else replace(x, positions=x.masks.weighted_by(splits["train"].source))
         for name, x in splits.items()
     }
 
