@@ -24,7 +24,7 @@ from orchestrator.cli import job_folder
 from orchestrator.cli.job_folder import JobFolder
 from orchestrator.cluster import authentication, environment, http_probe, interrupts
 from orchestrator.cluster.ray_private import PACKAGING_LOGGER
-from orchestrator.config import grid
+from orchestrator.config import grid, inputs
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.mlflow_uri import SQLITE
 from orchestrator.reporting import sweeps
@@ -123,8 +123,8 @@ def _local_places(config: RunConfig) -> list[Path]:
     places = map(storage.local_path, (config.storage, config.tracking.uri.removeprefix(SQLITE)))
     found = [each for place in places if place is not None for each in (place, place.resolve())]
     marks = [mark for place in found for name in (owned.MARK, sweeps.RECORD) for mark in place.glob(f"*/{name}")]
-    inputs = [path for uri in owned.inputs(config) if (path := storage.local_path(uri)) is not None]
-    return found + [mark.parent for mark in marks if not any(each.is_relative_to(mark.parent) for each in inputs)]
+    read = [path for uri in inputs.every(config) if (path := storage.local_path(uri)) is not None]
+    return found + [mark.parent for mark in marks if not any(each.is_relative_to(mark.parent) for each in read)]
 
 
 def _hand_in(client: JobSubmissionClient, sent: JobFolder, folder: Path, **job: Any) -> str:

@@ -12,8 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config import loading
-from orchestrator.config.initial import WORDS
+from orchestrator.config import inputs
 from orchestrator.config.run_config import RunConfig
 from orchestrator.run_folder import lock, paths
 from orchestrator.run_folder.history import last_opened
@@ -21,8 +20,7 @@ from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.artifacts import catalogue
 from workers.errors import RequestError
-from workers.specs.data import IdxFiles
-from workers.user_code import factories
+from workers.specs.models import is_of_model
 
 MARK = paths.PLACES["mark"].path()
 PLAN = paths.PLACES["plan"].path()
@@ -56,7 +54,7 @@ def check(config: RunConfig, *, fresh: bool) -> None:
         )
     if not fresh:
         catalogue.check(folder)
-    inside = [place for place in inputs(config) if _is_inside(place, folder)] if fresh else []
+    inside = [place for place in inputs.every(config) if _is_inside(place, folder)] if fresh else []
     if inside:
         raise RequestError(
             f"--fresh: '{inside[0]}' is an input of this configuration and lies in the run's own folder '{folder}', "
@@ -77,23 +75,19 @@ def clear(folder: str) -> None:
     storage.remove_files(folder, ours)
 
 
-def remove_shown(config: RunConfig, kind: Literal["member", "stage"], current: Collection[str]) -> None:
-    """Remove the copies of networks that earlier runs in the folder have shown and the current run does not have.
+def remove_shown(folder: str, kind: Literal["member", "stage"], current: Collection[str]) -> None:
+    """Remove the records of networks that earlier runs in a run's folder have shown, and the current run does not have.
 
-    current: the numbers of the members that it trains, or the names of the student's earlier stages. Of a copy that is
-    an input of the configuration the record alone is removed, which would describe another network of this name. The
-    networks themselves stay under their keys.
+    current: the numbers of the members that it trains, or the names of the student's earlier stages. The weights stay,
+    with the files that other software needs to load them: other configurations may read them by their place.
     """
     top, written = paths.PLACES[kind].template.split("/")[0], re.compile(paths.PLACES[kind].pattern)
-    place = storage.join(config.folder, top)
-    others = [name for name in storage.names(place) if name not in current]
-    read = inputs(config) if others else []
-    for name in others:
-        folder = storage.join(place, name)
-        is_read = any(_is_inside(each, folder) for each in read)
-        gone = [file for file in storage.files_below(folder) if not is_read or file == paths.NETWORK]
-        files = [f"{top}/{name}/{file}" for file in gone]
-        storage.remove_files(config.folder, [file for file in files if written.fullmatch(file)])
+    place = storage.join(folder, top)
+    for name in storage.names(place):
+        if name not in current:
+            files = [file for file in storage.files_below(storage.join(place, name)) if not is_of_model(file)]
+            gone = [path for file in files if written.fullmatch(path := f"{top}/{name}/{file}")]
+            storage.remove_files(folder, gone)
 
 
 def _mark_in(folder: str) -> dict[str, Any] | None:
@@ -105,30 +99,6 @@ def _mark_in(folder: str) -> dict[str, Any] | None:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def inputs(config: RunConfig) -> list[str]:
-    """Files and folders that the configuration reads: data, checkpoints, code."""
-    data = config.data
-    found = [*config.ensemble.given().values(), *data.depends_on]
-    found += [system.weights for system in config.evaluation.systems.values()]
-    begun = [config.student.initial, *(stage.initial for stage in config.training_stages)]
-    found += [initial for initial in begun if initial is not None and initial not in WORDS]
-    found += [group.initial_file for group in config.ensemble.groups if group.initial_file is not None]
-    found += [] if data.masking is None else [data.masking.tokenizer]
-    of_stages = [stage.data.unlabeled for stage in config.student.stages or () if stage.data is not None]
-    for split in (data.train, data.validation, data.test, data.unlabeled, *of_stages):
-        files = (split.images, split.labels) if isinstance(split, IdxFiles) else (split,)
-        found += [storage.absolute(file, data.root) for file in files if file]
-    models = config.models.values()
-    places = [(model.tokenizer, getattr(model, "checkpoint", None)) for model in models]
-    found += [place for of_model in places for place in of_model if place is not None]
-    code = [*loading.own_code(config.model_dump())]
-    found += [file for _, section in code for file in section.get("depends_on", ())]
-    found += [str(path) for name, section in code for path in factories.files(name, section.get("folder", ""))]
-    named = factories.texts([section.get("kwargs") for _, section in code])
-    found += [str(place) for text in named for root in (data.root, "") if (place := Path(root, text)).exists()]
-    return found
 
 
 def _is_inside(place: str, folder: str) -> bool:

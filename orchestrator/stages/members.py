@@ -37,7 +37,7 @@ def members(run: Context) -> list[Trained]:
         for member in trained.values():
             events.trained(member.member.name, member.history, member.reused)
         found |= trained
-    owned.remove_shown(run.config, "member", [str(k) for k in epochs])
+    owned.remove_shown(run.config.folder, "member", [str(k) for k in epochs])
     return [member for _, member in sorted(found.items())]
 
 

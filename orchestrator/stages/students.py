@@ -51,7 +51,7 @@ def student(run: Context, made: SoftTargetPass, members: Sequence[Member]) -> Tr
             beside=beside.asked_of(run, each.loss, members),
         )
         done.append(_train(run, job, STUDENT if each.system == STUDENT else STAGE))
-    owned.remove_shown(run.config, "stage", [each.name for each in stages[:-1]])
+    owned.remove_shown(run.config.folder, "stage", [each.name for each in stages[:-1]])
     return replace(done[-1], before=tuple(done[:-1]))
 
 

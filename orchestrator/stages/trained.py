@@ -18,7 +18,7 @@ from workers.artifacts.key import Key
 from workers.artifacts.kinds import NETWORK, Record
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor
-from workers.specs.models import COMPANION, WEIGHTS
+from workers.specs.models import is_of_model
 from workers.training.loop import Epoch
 from workers.user_code import provenance
 
@@ -72,7 +72,7 @@ def show(member: Member, place: str) -> None:
         files = list(record.files)
         for name in (*files, paths.NETWORK):  # the record last, since it describes the files beside it
             storage.copy(storage.join(source, name), storage.join(place, name))
-        of_others = {name for name in storage.names(place) if name in WEIGHTS or COMPANION.fullmatch(name)} - {*files}
+        of_others = {name for name in storage.names(place) if is_of_model(name)} - {*files}
         for name in of_others:  # of another kind of model that was shown before
             storage.remove(storage.join(place, name))
 

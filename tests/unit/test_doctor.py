@@ -137,9 +137,9 @@ WRONG: dict[str, tuple[dict[str, object], str, str]] = {
     "checkpoint": (
         {"ensemble__training": None, "ensemble__size": None, "ensemble__checkpoints": ["gone.pt"]},
         "checkpoints",
-        "gone.pt: no such file",
+        "gone.pt': no such file",
     ),
-    "tokenizer": ({"student__model__tokenizer": "gone"}, "checkpoints", "gone: no such file"),
+    "tokenizer": ({"student__model__tokenizer": "gone"}, "checkpoints", "gone': no such file"),
     "size of a file": (
         {"ensemble": {"members": [{"model": {"kind": "onnx", "path": f"{name}.onnx"}} for name in "ab"]}},
         "memory",

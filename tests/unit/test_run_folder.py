@@ -49,6 +49,8 @@ FOREIGN = (
 )  # fmt: skip
 
 
+STUDENT = {"model": {"factory": "models:mlp"}, "training": {"epochs": 1}}
+
 WORKERS_WRITE = (checkpoints.STATE, saved_weights.ANSWERS, ray_worker.HISTORY)
 """Beside a network's weights."""
 PARTIAL = f".{'ab' * 16}.partial"
@@ -82,26 +84,18 @@ def test_what_runs_wrote_is_removed_and_nothing_else(tmp_path: Path) -> None:
     assert not (folder / "baseline").exists(), "a folder that becomes empty goes too"
 
 
-def test_networks_that_the_current_run_does_not_have_are_not_shown(tmp_path: Path) -> None:
-    read = "runs/small/members/3/model.safetensors"
-    config = load(tmp_path, evaluation__systems={"x": {"model": {"factory": "models:mlp"}, "checkpoint": read}})
-    folder = Path(config.folder)
-    stays = ["members/0/model.safetensors", "members/2/notes.md", "members/3/model.safetensors"]
-    stays += ["members/best/model.safetensors", "stages/b/training.json", WRITTEN[7]]
-    fill(
-        folder,
-        *stays,
-        "members/1/training.json",
-        "members/3/training.json",
-        "members/2/model.safetensors",
-        "stages/a/model.safetensors",
-    )
-    owned.remove_shown(config, "member", ["0"])
-    owned.remove_shown(config, "stage", ["b"])
+def test_networks_that_the_current_run_does_not_have_keep_their_weights_without_a_record(tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    stays = ["members/0/training.json", "members/2/notes.md", "members/3/model.safetensors", "stages/b/training.json"]
+    stays += ["members/3/config.json", "members/best/training.json", "stages/a/model.safetensors", WRITTEN[7]]
+    fill(folder, *stays, "members/1/training.json", "members/1/state.pt", "members/3/training.json")
+    fill(folder, "members/3/history.json", "stages/a/training.json", "stages/c/training.json")
+    owned.remove_shown(str(folder), "member", ["0"])
+    owned.remove_shown(str(folder), "stage", ["b"])
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {*stays}
-    assert not (folder / "members/1").exists() and not (folder / "stages/a").exists()
-    owned.remove_shown(config, "stage", [])
-    assert not (folder / "stages").exists()
+    assert not (folder / "members/1").exists() and not (folder / "stages/c").exists()
+    owned.remove_shown(str(folder), "stage", [])
+    assert not (folder / "stages/b").exists() and (folder / "stages/a").exists()
 
 
 def test_every_path_that_is_made_is_one_that_may_be_removed() -> None:
@@ -190,6 +184,14 @@ def test_the_folder_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> Non
             {"x": {"model": {"factory": "models:mlp"}, "checkpoint": "runs/small/student/model.safetensors"}},
         ),
         ("student__stages", [{"name": "a"}, {"name": "b", "initial": "runs/small/stages/a/model.safetensors"}]),
+        ("students", {"one": STUDENT, "two": {**STUDENT, "initial": "runs/small/student/model.safetensors"}}),
+        (
+            "students",
+            {
+                "one": STUDENT,
+                "two": {**STUDENT, "stages": [{"name": "a", "data": {"unlabeled": "runs/small/more.npz"}}]},
+            },
+        ),
     ],
 )
 def test_fresh_is_refused_where_inputs_lie_in_the_folder(key: str, values: Any, tmp_path: Path) -> None:
@@ -198,6 +200,8 @@ def test_fresh_is_refused_where_inputs_lie_in_the_folder(key: str, values: Any, 
         changes = {"distillation__soft_weight": None, "distillation__hard_weight": None, **changes}
     if key == "ensemble__checkpoints":
         changes |= {"ensemble__training": None, "ensemble__size": None}
+    if key == "students":
+        changes |= {"student": None}
     config = load(tmp_path, **changes)
     fill(tmp_path, "runs/small/student/model.safetensors")
     owned.mark(config.folder)

@@ -332,6 +332,11 @@ WEIGHTS = tuple(kind.weights_name for kind in (ModelSpec, SklearnModel, OwnModel
 """Names of the files that trained models are kept in."""
 
 
+def is_of_model(name: str) -> bool:
+    """Whether a file of this name is the weights of a trained model, or beside them for other software."""
+    return name in WEIGHTS or COMPANION.fullmatch(name) is not None
+
+
 def has_tokenizer(values: dict[str, Any]) -> bool:
     """Whether the values of a model, as written, have a tokenizer: one of their own, or of its checkpoint."""
     return values.get("tokenizer") is not None or values.get("kind") == "transformers"

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 
 from orchestrator.cli.checks.finding import Check, Finding
 from orchestrator.cluster import resources
-from orchestrator.config.initial import WORDS
+from orchestrator.config import inputs
 from orchestrator.config.run_config import RunConfig
 from orchestrator.plan import fit
 from orchestrator.plan.whole import Runs, whole
@@ -152,10 +152,9 @@ def _of_models(config: RunConfig) -> Iterator[str]:
 
 
 def _of_places(config: RunConfig) -> Iterator[str]:
-    data = config.data
-    places = [config.storage, data.root, data.train, data.test, data.validation, data.unlabeled]
-    for place in (*places, *config.ensemble.given().values()):
-        protocol = place.partition("://")[0] if isinstance(place, str) and "://" in place else ""
+    named = (*inputs.of_data(config), *inputs.of_networks(config))
+    for place in (config.storage, config.data.root, *(uri for _, uri in named)):
+        protocol = place.partition("://")[0] if "://" in place else ""
         if protocol in PROTOCOLS:
             yield PROTOCOLS[protocol]
 
@@ -235,15 +234,11 @@ def _loaded(request: Request) -> Dataset | None:
 
 
 def checkpoints(config: RunConfig) -> Finding:
-    """Whether the files of finished members, initial weights and tokenizers exist."""
-    places = [*config.ensemble.given().values(), *(each.tokenizer for each in _models(config))]
-    places += [each.begins_from for each in _models(config)]
-    for student in (run.student for run in _runs(config)):
-        initial = [student.initial, *(stage.initial for stage in student.stages or ())]
-        places += [each for each in initial if each not in WORDS]
-    places += [group.initial_file for group in config.ensemble.groups]
-    wanted = list(dict.fromkeys(each for each in places if each is not None))
-    missing = [each for each in wanted if not storage.exists(each)]
+    """Whether the files of finished networks, initial weights and tokenizers exist."""
+    wanted: dict[str, str] = {}
+    for key, uri in inputs.of_networks(config):
+        wanted.setdefault(uri, key)
+    missing = [f"{key} '{uri}'" for uri, key in wanted.items() if not storage.exists(uri)]
     if missing:
         return Finding("checkpoints", f"{', '.join(missing)}: no such file or folder", "stops")
     return Finding("checkpoints", f"{len(wanted)} there" if wanted else "none needed")
