@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ REACH_TIMEOUT_S = 5.0
 NOT_READY = "timed out during startup"
 FREE_TIMEOUT_S = 15.0
 """Waiting time for a GPU after which the run notifies the user."""
+GPU_TYPE = "accelerator_type:"
+"""Begins the resource by which Ray names the type of a node's GPUs."""
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 DASHBOARD = "the URL of a dashboard, which takes jobs: `stillhouse submit --address URL`"
 CLIENT = (
@@ -166,7 +168,8 @@ def reach(address: str) -> None:
 def survey(timeout_s: float) -> Machines:
     """The nodes of the connected cluster, and those that its autoscaler may add.
 
-    Raises: `RunError` where the cluster declares GPUs, and none is available within `timeout_s`.
+    One GPU of each type that is there now answers for all of its type. Raises: `RunError` where the cluster declares
+    GPUs, and none is available within `timeout_s`.
     """
     import ray
 
@@ -174,7 +177,7 @@ def survey(timeout_s: float) -> Machines:
     nodes = autoscaler.nodes(alive, autoscaler.configuration())
     gpus = sum(node.gpus for node in nodes)
 
-    @ray.remote(num_cpus=0, num_gpus=min(1.0, gpus))
+    @ray.remote(num_cpus=0)
     def cuda() -> tuple[int, bool]:
         """Bytes of the GPU's memory, 0 where torch does not see it; and whether it has bfloat16."""
         import torch
@@ -187,17 +190,66 @@ def survey(timeout_s: float) -> Machines:
 
     if not gpus:
         return Machines(nodes, cuda=False)
-    answer = cuda.remote()
-    if not ray.wait([answer], timeout=min(FREE_TIMEOUT_S, timeout_s))[0]:
+    asked = {
+        kind: cuda.options(num_gpus=share, accelerator_type=kind).remote()
+        for kind, share in gpu_types(alive, gpus).items()
+    }
+    return of_gpus(nodes, _answered(asked, gpus, timeout_s))
+
+
+def gpu_types(alive: Sequence[Mapping[str, float]], gpus: float) -> dict[str | None, float]:
+    """The types of the GPUs that nodes have now, as Ray names them, None for an unknown one; with the part of a GPU
+    that a node of this type can give. Where no node has any yet, one of any type.
+
+    alive: the resources of each node. gpus: those of the whole cluster, more than 0.
+    """
+    found: dict[str | None, float] = {}
+    for has in alive:
+        if has.get("GPU"):
+            kinds: list[str | None] = [name.removeprefix(GPU_TYPE) for name in has if name.startswith(GPU_TYPE)]
+            for kind in kinds or [None]:
+                found[kind] = max(found.get(kind, 0.0), min(1.0, has["GPU"]))
+    return found or {None: min(1.0, gpus)}
+
+
+def of_gpus(nodes: tuple[Node, ...], answers: Sequence[tuple[int, bool] | None]) -> Machines:
+    """What holds for GPUs of all types, so that keys do not depend on the one that a task gets: the least memory, and
+    bfloat16 where each has it.
+
+    answers: by type, bytes of memory and whether it has bfloat16; None of a type that did not answer.
+    """
+    known = [answer for answer in answers if answer is not None]
+    memory = min(found for found, _ in known)
+    bfloat16 = len(known) == len(answers) and all(has for _, has in known)
+    return Machines(nodes, cuda=memory > 0, gpu_memory=float(memory), bfloat16=bfloat16)
+
+
+def _answered(
+    asked: Mapping[str | None, ray.ObjectRef[tuple[int, bool]]], gpus: float, timeout_s: float
+) -> list[tuple[int, bool] | None]:
+    """The answer of each type of GPU; None of one that had none to be had. Raises: `RunError` where all are such."""
+    import ray
+
+    every: list[Any] = [*asked.values()]
+    there, missing = ray.wait(every, num_returns=len(every), timeout=min(FREE_TIMEOUT_S, timeout_s))
+    if missing:
         logger.warning("waiting for one of the cluster's %g GPUs: in use, or on nodes that have to be started", gpus)
-        if not ray.wait([answer], timeout=timeout_s)[0]:
-            raise RunError(
-                f"none of the cluster's {gpus:g} GPUs was to be had within {timeout_s:g} s: all are in use, or the "
-                "autoscaler did not start their nodes (`ray status` says why). Free some, or let it wait longer by "
-                "`ensemble.start_timeout_s`."
+        there, missing = ray.wait(every, num_returns=len(every), timeout=timeout_s)
+    if not there:
+        raise RunError(
+            f"none of the cluster's {gpus:g} GPUs was to be had within {timeout_s:g} s: all are in use, or the "
+            "autoscaler did not start their nodes (`ray status` says why). Free some, or let it wait longer by "
+            "`ensemble.start_timeout_s`."
+        )
+    for kind, answer in asked.items():
+        if answer in missing:
+            ray.cancel(answer)
+            logger.warning(
+                "no GPU of type %s was to be had within %g s: `precision: auto` is float32. Set it, or free one",
+                kind,
+                timeout_s,
             )
-    gpu_memory, bfloat16 = ray.get(answer)
-    return Machines(nodes, cuda=gpu_memory > 0, gpu_memory=float(gpu_memory), bfloat16=bfloat16)
+    return [None if answer in missing else ray.get(answer) for answer in every]
 
 
 def expected() -> Machines | None:

@@ -40,9 +40,9 @@ class Machines:
     borrowed: bool = False
     """Whether the same process had connected to Ray before the run, so that Ray outlives the run."""
     gpu_memory: float = 0.0
-    """Bytes of one GPU's memory; 0 where there is none or it is unknown."""
+    """Bytes of the smallest GPU's memory; 0 where there is none or it is unknown."""
     bfloat16: bool = False
-    """Whether that GPU computes in bfloat16 by hardware."""
+    """Whether all GPUs compute in bfloat16 by hardware."""
 
     def of(self, role: str) -> Machines:
         """The nodes of a role; all nodes where none has that role. Those without cores and GPUs, such as a head with

@@ -217,7 +217,7 @@ class EnsembleSpec(Spec):
     """Resources that Ray reserves for each member."""
     precision: Precision = "auto"
     """Precision of the members' matrix products, in the pass and in the evaluation. `auto`: bfloat16 on GPUs that
-    support it, else float32; a run looks at one GPU and decides for all."""
+    support it, else float32; of several types of GPUs all must, and one of each that the cluster has now is asked."""
     micro_batch_size: Count | None = None
     """Examples per forward pass of a member, in the pass and in the evaluation. Left out: 1,024, fewer for large
     examples. A resumed pass keeps the value of its existing parts."""

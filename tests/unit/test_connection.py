@@ -12,6 +12,7 @@ from ray.runtime_env.runtime_env import _merge_runtime_env
 
 from orchestrator.cli.commands import submit
 from orchestrator.cluster import connection, environment
+from orchestrator.cluster.resources import Node
 from workers.errors import RequestError
 
 
@@ -76,3 +77,21 @@ def test_variables_that_a_job_sets_itself_are_left_to_it(monkeypatch: pytest.Mon
     assert merged is not None and merged["env_vars"] == environment.EVERYWHERE | own
     monkeypatch.setenv(environment.IN_A_JOB, json.dumps({"runtime_env": {"working_dir": "gcs://a.zip"}}))
     assert environment.of_workers() == environment.EVERYWHERE
+
+
+def test_one_gpu_of_each_type_decides_for_all() -> None:
+    alive = [
+        {"CPU": 8.0},
+        {"CPU": 8.0, "GPU": 4.0, "accelerator_type:T4": 1.0},
+        {"CPU": 8.0, "GPU": 1.0, "accelerator_type:A10G": 1.0},
+        {"CPU": 8.0, "GPU": 0.5, "accelerator_type:A10G": 1.0},
+    ]
+    assert connection.gpu_types(alive, 5.5) == {"T4": 1.0, "A10G": 1.0}
+    assert connection.gpu_types([{"GPU": 0.5}], 0.5) == {None: 0.5}
+    assert connection.gpu_types([{"CPU": 8.0}], 3.0) == {None: 1.0}, "of a node that is to be started"
+    nodes = (Node(8.0, 4.0), Node(8.0, 1.0))
+    mixed = connection.of_gpus(nodes, [(16, False), (24, True)])
+    assert mixed.cuda and mixed.gpu_memory == 16.0 and mixed.settled("auto", "cuda") == "float32"
+    assert connection.of_gpus(nodes, [(24, True), (24, True)]).settled("auto", "cuda") == "bfloat16"
+    assert not connection.of_gpus(nodes, [None, (24, True)]).bfloat16
+    assert not connection.of_gpus(nodes, [(0, False)]).cuda
