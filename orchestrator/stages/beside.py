@@ -34,7 +34,8 @@ def asked_of(run: Context, loss: DistillationSpec, members: Sequence[Member]) ->
     """The member whose hidden states the terms of an objective need; None where no term needs any."""
     if not objective.build(loss).beside:
         return None
-    return MemberBeside(members[loss.hidden.member], run.config.ensemble.precision)
+    device = run.plan.teachers.device if run.plan.hidden == "actor" else run.plan.student.alone.device
+    return MemberBeside(members[loss.hidden.member], run.machines.settled(run.config.ensemble.precision, device))
 
 
 @contextmanager

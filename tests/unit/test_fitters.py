@@ -19,7 +19,7 @@ from orchestrator.observers.terminal import Screen
 from orchestrator.plan import plan as plans
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.run_folder.paths import RunFolder
-from orchestrator.stages import evaluation, members, preflight, ray_tasks, training
+from orchestrator.stages import beside, evaluation, members, preflight, ray_tasks, training
 from orchestrator.stages.context import Context, Options
 from orchestrator.stages.fitters import StudentJob
 from tests import makers
@@ -34,6 +34,7 @@ from workers.evaluation import metrics
 from workers.inference import teacher
 from workers.models import checkpoints
 from workers.specs.models import ModelSpec, SklearnModel
+from workers.specs.objective import DistillationSpec
 from workers.targets.student_store import Store
 
 MACHINES = Machines((Node(1, 0),), False)
@@ -203,3 +204,23 @@ def test_networks_of_texts_have_keys_of_their_own() -> None:
     runs: dict[str, Any] = {k: SimpleNamespace(dataset=SimpleNamespace(train=SimpleNamespace(x=x[k]))) for k in x}
     found = {name: training._of_kind(run, ModelSpec(factory="mine:net")) for name, run in runs.items()}
     assert found["dense"] == found["ragged"] == {} != found["texts"] == found["dropped"]
+
+
+@pytest.mark.parametrize(
+    ("where", "teachers", "student", "expected"),
+    [("actor", "cuda", "cpu", "bfloat16"), ("worker", "cpu", "cuda", "bfloat16"), ("worker", "cuda", "cpu", "auto")],
+)
+def test_a_member_beside_the_student_has_the_precision_of_the_run(
+    where: str, teachers: str, student: str, expected: str
+) -> None:
+    """That of the device where it computes, and not of the GPU that its process happens to get."""
+    loss = DistillationSpec.model_validate({"objective": [{"term": "hidden_mse"}]})
+    alone = SimpleNamespace(alone=SimpleNamespace(device=student))
+    run: Any = SimpleNamespace(
+        config=SimpleNamespace(ensemble=SimpleNamespace(precision="auto")),
+        machines=Machines((Node(1, 1),), cuda=True, bfloat16=True),
+        plan=SimpleNamespace(hidden=where, teachers=SimpleNamespace(device=teachers), student=alone),
+    )
+    found = beside.asked_of(run, loss, [teacher.Member("member-0", ModelSpec(factory="mine:net"), "")])
+    assert found is not None and found.precision == expected
+    assert beside.asked_of(run, DistillationSpec(), []) is None
