@@ -172,6 +172,9 @@ def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.de
         dataset = read.get(named) or read.setdefault(named, loading.load(other.every_split, other.seed))
         settled_ = other.for_classes(dataset.classes, dataset.label_names)
         try:
+            for key, recipe in _recipes(other).items():
+                if key.startswith("student."):
+                    optimizer.check_schedule(f"{key}.schedule", recipe)
             _check_objective(settled_, dataset)
             sequences.check({"student.model": settled_.student.model}, dataset, _masked_by(settled_))
             odd = odd_rows(dataset)
@@ -246,10 +249,10 @@ def _check_objective(config: RunConfig, dataset: Dataset) -> None:
         if isinstance(stage.training, FitSpec):
             lessons.weighed(stage.loss)
             continue
-        _check_signals(stage)
-        _check_pieces(stage, stage.training, config.student.workers[1])
         steps = len(batch_sizes(len(dataset.of_stage(stage.data)), stage.training.batch_size))
         with seeded(seed_of(config.seed, "objective")), objective.named(stage.key):
+            _check_signals(stage)
+            _check_pieces(stage, stage.training, config.student.workers[1])
             terms.check(stage.loss, stage.training, steps, dataset.classes)
 
 

@@ -11,6 +11,7 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import layout
 from orchestrator.reporting import several, tables, verdict
 from orchestrator.reporting.report import System
+from orchestrator.stages import preflight
 from tests.makers import settings, write_config
 from tests.reports import difference, full, plain, system
 from workers.errors import RequestError
@@ -81,6 +82,31 @@ def test_a_student_may_have_the_name_of_a_key_of_code(tmp_path: Path) -> None:
 def test_wrong_students(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=expected):
         RunConfig.load(str(several_settings(tmp_path, **changes)))
+
+
+LATE = "class Late:\n    def __call__(self, done):\n        return 1.0 if done < 0.5 else -1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"students__wide__training": {"epochs": 2, "batch_size": 64, "schedule": "late:Late"}},
+            r"^students\.wide: student\.training\.schedule: its schedule gives -1 ",
+        ),
+        (
+            {"students__wide__stages": [{"name": "a", "objective": [{"term": "sof"}]}]},
+            r"^students\.wide: student\.stages\.0\.objective: ",
+        ),
+    ],
+)
+def test_what_a_further_student_learns_by_is_tried_before_the_first_run(
+    changes: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    path = several_settings(tmp_path, **changes)
+    (tmp_path / "late.py").write_text(LATE)
+    with pytest.raises(RequestError, match=expected):
+        preflight.check_further(RunConfig.load(str(path)))
 
 
 def test_both_forms_at_once(tmp_path: Path) -> None:
