@@ -140,11 +140,6 @@ WRONG: dict[str, tuple[dict[str, object], str, str]] = {
         "gone.pt': no such file",
     ),
     "tokenizer": ({"student__model__tokenizer": "gone"}, "checkpoints", "gone': no such file"),
-    "size of a file": (
-        {"ensemble": {"members": [{"model": {"kind": "onnx", "path": f"{name}.onnx"}} for name in "ab"]}},
-        "memory",
-        "not known before data and code are right",
-    ),
     "checkpoint's storage": ({"student__initial": "nowhere://b/a.pt"}, "checkpoints", "no file system for this URI"),
     "data's storage": ({"data__train": "nowhere://b/a.npz"}, "data", "no file system for this URI"),
     "storage": ({"storage": "/proc/runs"}, "storage", "cannot be written"),
@@ -249,10 +244,29 @@ def test_further_students_are_checked(tmp_path: Path) -> None:
     assert finding.level == "stops" and "no function or class 'gone'" in finding.found
 
 
-def test_one_broken_part_leaves_the_other_checks(tmp_path: Path) -> None:
-    path = write_config(tmp_path, data__train="gone.npz")
-    for name in ("disk", "memory"):
-        assert found(path, name).found == "not known before data and code are right"
+GONE: list[dict[str, object]] = [
+    {"data__train": "gone.npz"},
+    {"ensemble": {"members": [{"model": {"kind": "onnx", "path": f"{name}.onnx"}} for name in "ab"]}},
+]
+
+
+@pytest.mark.parametrize("changes", GONE)
+def test_one_broken_part_leaves_the_other_checks(changes: dict[str, object], tmp_path: Path) -> None:
+    """What one check has found is not repeated by those that need a plan."""
+    findings = {name: look() for name, look in request.checks(request.Request(of(write_config(tmp_path, **changes))))}
+    assert {findings[name].found for name in ("disk", "memory")} == {"not known before data and code are right"}
+
+
+def test_what_the_plan_refuses_is_shown_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise RequestError("distillation.hidden.where: no room")
+
+    monkeypatch.setattr("orchestrator.planning.from_shapes", refused)
+    asked = request.Request(of(write_config(tmp_path, tracking__uri="http://127.0.0.1:9")))
+    findings = {name: look() for name, look in request.checks(asked)}
+    assert findings["tracker"].level == findings["disk"].level == "stops"
+    assert findings["disk"].found == "distillation.hidden.where: no room"
+    assert findings["memory"].found == "not known before data and code are right"
 
 
 def test_an_exception_of_a_check_is_what_it_finds() -> None:

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 
-from orchestrator.cli.checks.finding import Check, Finding
+from orchestrator.cli.checks.finding import Check, Finding, of_check
 from orchestrator.cluster import resources
 from orchestrator.config import inputs
 from orchestrator.config.run_config import RunConfig
@@ -36,6 +36,8 @@ PROTOCOLS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfs
 LOADED_BYTES = 2**29
 """Most bytes of data files that are read to check them; of larger ones, only their existence is checked."""
 UNKNOWN = "not known before data and code are right"
+OF_SERVERS = {"storage", "tracker"}
+"""Checks whose failure leaves the plan as it is."""
 PLANNED = "not known here: `stillhouse plan` reads all data and asks the cluster"
 
 
@@ -44,6 +46,8 @@ class Request:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        self.failed: set[str] = set()
+        """The checks so far that found what stops a run."""
 
     @cached_property
     def files(self) -> dict[str, tuple[str, ...]]:
@@ -90,7 +94,7 @@ def _places(data: DataSpec, split: str, asked: str | IdxFiles) -> tuple[str, ...
 def checks(request: Request) -> list[Check]:
     """The checks of a configuration, the quickest first."""
     config = request.config
-    return [
+    looks: list[Check] = [
         ("storage", partial(reached_storage, config)),
         ("tracker", partial(reached_tracker, config)),
         ("packages", partial(packages, config)),
@@ -102,6 +106,15 @@ def checks(request: Request) -> list[Check]:
         ("disk", partial(disk, request)),
         ("memory", partial(main_memory, request)),
     ]
+    return [(name, partial(_recorded, request, name, look)) for name, look in looks]
+
+
+def _recorded(request: Request, name: str, look: Callable[[], Finding]) -> Finding:
+    """What a check finds; where that stops a run, later checks know it."""
+    found = of_check(name, look)
+    if found.level == "stops":
+        request.failed.add(name)
+    return found
 
 
 def _runs(config: RunConfig) -> list[RunConfig]:
@@ -266,8 +279,9 @@ def _planned(request: Request, name: str) -> Runs | Finding:
     """The plan of all runs, or the finding of a check that needs one."""
     try:
         return request.planned or Finding(name, PLANNED)
-    except Exception:  # of the data, or of the user's network, which other checks report
-        return Finding(name, UNKNOWN, "stops")
+    except Exception as error:  # of the data, or of the user's network, which other checks report
+        is_its_own = isinstance(error, RequestError) and request.failed <= OF_SERVERS
+        return Finding(name, str(error) if is_its_own else UNKNOWN, "stops")
 
 
 def disk(request: Request, free: int | None = None) -> Finding:
