@@ -41,7 +41,7 @@ def ask_teachers(run: Context, made: SoftTargetPass, members: Sequence[Member], 
     ) as group:
         work = TeacherWork(planned.classes, made.layout, numerics, made.kept, config.name)
         start = starter(run.data, work, placement, group)
-        check = _check(dataset.transfer, members, made, numerics)
+        check = _check(dataset.transfer, members, made, numerics, events.note)
         pool = TeacherPool(
             Hosting(members, combination.needed(members, planned.weights), placement.groups(), numerics.stacked),
             start,
@@ -91,15 +91,16 @@ def _numerics(plan: Plan, there: Collection[Part]) -> Numerics:
 
 
 def _check(
-    transfer: Split, members: Sequence[Member], made: SoftTargetPass, numerics: Numerics
+    transfer: Split, members: Sequence[Member], made: SoftTargetPass, numerics: Numerics, note: Callable[[str], None]
 ) -> Callable[[TeacherPool], None]:
-    """A check of started teachers, which raises where their outputs are wrong."""
+    """A check of started teachers, which raises where their outputs are wrong. note: tells the user."""
     classes, known = made.planned.classes, {member.name: member for member in members}
     ids = made.layout.piece_ids(0)[: min(numerics.micro_batch, probe_rows(classes))]
 
     def check(pool: TeacherPool) -> None:
         probes = pool.probes()
-        checks.check(probes, transfer.labels_of(ids), classes)
+        for found in checks.check(probes, transfer.labels_of(ids), classes):
+            note(found)
         for name in pool.one_of_each_node():
             x = predictor.collator(known[name].model)(transfer.x, ids)
             checks.check_copy(probes[name], known[name], x, numerics)

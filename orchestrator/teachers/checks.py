@@ -28,25 +28,23 @@ AGREEMENT, ROUGH_AGREEMENT = 1e-4, 0.25
 """Largest difference of one member's probabilities on two machines: with equal numerics, with a GPU or bfloat16."""
 
 
-def check(probes: Mapping[str, Probabilities], labels: Index, classes: int) -> None:
-    """Raise `RunError` where the `probes`, probabilities [n, K] of each member, are implausible.
+def check(probes: Mapping[str, Probabilities], labels: Index, classes: int) -> tuple[str, ...]:
+    """Check the `probes`, probabilities [n, K] of each member; returns notes for the user.
 
-    labels: [n] of the examples, -1 for none.
+    labels: [n] of the examples, -1 for none. Raises: `RunError` where they are implausible.
     """
     for name, probe in probes.items():
         if probe.shape != (len(labels), classes):
             raise RunError(f"{name} answers {list(probe.shape)} for {len(labels)} examples of {classes} classes.")
         if not np.isfinite(probe).all():
             raise RunError(f"{name} answers NaN or infinity. Train or choose it anew; its weights do not work.")
-    answers = {name: probe.argmax(axis=1) for name, probe in probes.items()}
     known = labels >= 0
-    mean = np.mean(list(probes.values()), axis=0).argmax(axis=1)
-    _check_order("the ensemble", mean[known], labels[known], "the labels say")
-    if len(probes) < 3:
-        return
-    for name in probes:
+    mean = np.mean(list(probes.values()), axis=0)
+    notes = [_check_order("the ensemble", mean[known], labels[known], "the labels say")]
+    for name in probes if len(probes) >= 3 else ():
         others = np.mean([probe for other, probe in probes.items() if other != name], axis=0).argmax(axis=1)
-        _check_order(name, answers[name], others, "the others say")
+        notes.append(_check_order(name, probes[name], others, "the others say"))
+    return tuple(filter(None, notes))
 
 
 def apart(one: Probabilities, other: Probabilities) -> float:
@@ -69,11 +67,17 @@ def check_copy(probe: Probabilities, member: Member, x: Inputs, numerics: Numeri
         )
 
 
-def _check_order(of: str, answers: Index, reference: Index, named: str) -> None:
-    """Raise `RunError` where the classes of `answers` are permuted against `reference`."""
-    pairs = class_order.swapped(answers, reference)
-    if pairs is not None:
-        raise RunError(
-            f"{of} seems to have its classes in another order: what {named} is {pairs}. "
-            "Expected logits in the order of the data's class ids."
-        )
+def _check_order(of: str, probabilities: Probabilities, reference: Index, named: str) -> str:
+    """A note where classes are permuted against `reference`, and the answers are not sure; empty without one.
+
+    Raises: `RunError` where they are sure.
+    """
+    found = class_order.swapped(probabilities.argmax(axis=1), reference, class_order.confidence(probabilities))
+    if found is None:
+        return ""
+    if not found.sure:
+        return class_order.note(of, named, found)
+    raise RunError(
+        f"{of} seems to have its classes in another order: what {named} is {found.pairs}. "
+        "Expected logits in the order of the data's class ids."
+    )

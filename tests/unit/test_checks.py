@@ -44,6 +44,16 @@ def test_one_that_is_not_is_named(said: np.ndarray, message: str) -> None:
         checks.check(of_members(member_1=said), LABELS, CLASSES)
 
 
+def test_one_that_is_not_sure_is_noted() -> None:
+    """Its weights are random, and map each class to another one."""
+    unsure = 0.1 * sure_of((LABELS + 1) % CLASSES) + 0.9 / CLASSES
+    (note,) = checks.check(of_members(member_1=unsure.astype(np.float32)), LABELS, CLASSES)
+    assert note.startswith(
+        "member-1 takes classes for each other, and is not sure: what the others say is 0 it calls 1"
+    )
+    assert checks.check(of_members(), LABELS, CLASSES) == ()
+
+
 def test_all_of_them_in_another_order() -> None:
     moved = {f"member-{k}": sure_of((LABELS + 1) % CLASSES, k) for k in range(2)}
     with pytest.raises(RunError, match="the ensemble seems to have its classes in another order: what the labels say"):

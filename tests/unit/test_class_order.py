@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from workers.evaluation import class_order
+from workers.evaluation.class_order import Swapped
 
 
 def answered(labels: np.ndarray, accuracy: float, classes: int, rng: np.random.Generator) -> np.ndarray:
     """Answers that are right at random, and else any class."""
     return np.where(rng.random(len(labels)) < accuracy, labels, rng.integers(0, classes, len(labels)))
+
+
+def swapped(answers: np.ndarray, labels: np.ndarray, confidence: float = 1.0, **also: Any) -> Swapped | None:
+    """`class_order.swapped` of a model that is equally sure of every answer."""
+    return class_order.swapped(answers, labels, np.full(len(labels), confidence, np.float32), **also)
 
 
 @pytest.mark.parametrize(
@@ -27,9 +35,9 @@ def test_some_classes_in_another_order(order: list[int], accuracy: float, exampl
     for seed in range(20):
         rng = np.random.default_rng(seed)
         labels = rng.integers(0, len(order), examples)
-        found = class_order.swapped(np.array(order)[answered(labels, accuracy, len(order), rng)], labels)
+        found = swapped(np.array(order)[answered(labels, accuracy, len(order), rng)], labels)
         moved = [f"{a} it calls {b}" for a, b in enumerate(order) if a != b]
-        assert found is not None and found.startswith(f"{', '.join(moved)} (")
+        assert found is not None and found.sure and found.pairs.startswith(f"{', '.join(moved)} (")
 
 
 @pytest.mark.parametrize("examples", [10, 40, 256])
@@ -39,13 +47,24 @@ def test_errors_are_no_other_order(classes: int, accuracy: float, examples: int)
     for seed in range(200):
         rng = np.random.default_rng(seed)
         labels = rng.integers(0, classes, examples)
-        assert class_order.swapped(answered(labels, accuracy, classes, rng), labels) is None
+        assert swapped(answered(labels, accuracy, classes, rng), labels) is None
         confused = np.where(rng.random(examples) < 0.6, labels // 2 * 2, labels)  # every second class for its neighbour
-        assert class_order.swapped(confused, labels) is None
-        assert class_order.swapped(np.zeros(examples, np.int64), labels) is None
+        assert swapped(confused, labels) is None
+        assert swapped(np.zeros(examples, np.int64), labels) is None
 
 
 def test_classes_by_their_names() -> None:
     labels = np.repeat([0, 1, 2], 20)
-    found = class_order.swapped(np.array([0, 2, 1])[labels], labels, ("ant", "bee", "cat"))
-    assert found == "'bee' it calls 'cat', 'cat' it calls 'bee' (40 of 40 examples)"
+    found = swapped(np.array([0, 2, 1])[labels], labels, names=("ant", "bee", "cat"))
+    assert found is not None
+    assert found.pairs == "'bee' it calls 'cat', 'cat' it calls 'bee' (40 of 40 examples)"
+
+
+def test_a_model_that_is_barely_trained_is_not_sure() -> None:
+    """It may take each cluster of examples for one class, and another cluster for another."""
+    labels = np.repeat([0, 1, 2], 20)
+    for confidence, sure in ((0.1, False), (0.9, True)):
+        found = swapped(np.array([1, 2, 0])[labels], labels, confidence)
+        assert found is not None and found.sure is sure
+    alike, certain = np.full((2, 4), 0.25, np.float32), np.eye(4, dtype=np.float32)
+    assert class_order.confidence(alike).tolist() == [0.0] * 2 and class_order.confidence(certain).tolist() == [1.0] * 4

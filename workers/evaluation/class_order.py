@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from workers.data.arrays import Index
@@ -13,13 +15,35 @@ SEEN = 5
 """The fewest examples of a class that count as evidence of its position."""
 CHANCE = 1e-4
 """The probability of such answers by chance, above which they count as errors."""
+SURE = 0.5
+"""The mean confidence from which permuted answers are those of a model that has learnt another order."""
 
 
-def swapped(answers: Index, reference: Index, names: Sequence[str] = ()) -> str | None:
+@dataclass(frozen=True)
+class Swapped:
+    """Classes that a model takes for each other.
+
+    pairs: which, in words. sure: whether the model is confident of these answers, as one is that has learnt its
+    classes in another order. A model that is barely trained may take each cluster of examples for one class, too.
+    """
+
+    pairs: str
+    sure: bool
+
+
+def confidence(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How sure a model is of its answers [n], by its probabilities [n, K]: from 0 where all classes are alike to 1."""
+    classes = probabilities.shape[1]
+    found: NDArray[np.float32] = (classes * probabilities.max(axis=1) - 1) / max(classes - 1, 1)
+    return found
+
+
+def swapped(answers: Index, reference: Index, sure: NDArray[np.float32], names: Sequence[str] = ()) -> Swapped | None:
     """Describe how classes of `answers` are permuted against `reference`; None where they are not.
 
-    answers, reference: [n] class ids of the same examples. names: of the classes; empty: their ids. Some classes count
-    as permuted where most examples of each are predicted as another one of these, a different one for each.
+    answers, reference: [n] class ids of the same examples. sure: [n] the `confidence` of the answers. names: of the
+    classes; empty: their ids. Some classes count as permuted where most examples of each are predicted as another one
+    of these, a different one for each.
     """
     counts = {
         int(label): np.bincount(answers[reference == label], minlength=int(label) + 1)
@@ -32,7 +56,16 @@ def swapped(answers: Index, reference: Index, names: Sequence[str] = ()) -> str 
         return None
     as_moved, of = sum(int(counts[a][b]) for a, b in moved.items()), sum(int(counts[a].sum()) for a in moved)
     pairs = ", ".join(f"{_name(a, names)} it calls {_name(b, names)}" for a, b in sorted(moved.items()))
-    return f"{pairs} ({as_moved} of {of} examples)"
+    as_others = answers == np.array([moved.get(int(label), -1) for label in reference])
+    return Swapped(f"{pairs} ({as_moved} of {of} examples)", float(sure[as_others].mean()) >= SURE)
+
+
+def note(of: str, named: str, found: Swapped) -> str:
+    """A note on a model that takes classes for each other and is not sure. of: its name. named: the reference."""
+    return (
+        f"{of} takes classes for each other, and is not sure: what {named} is {found.pairs}. It is barely trained, or "
+        "its classes are in another order than those of the data."
+    )
 
 
 def _cycles(taken: Mapping[int, int]) -> list[list[int]]:

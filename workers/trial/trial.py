@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from workers.data import examples as examples_
@@ -181,7 +182,7 @@ def check_loaded(loaded: Loaded, uris: Sequence[str]) -> tuple[str, ...]:
             notes += tuple(checkpoints.load(module, uri))
             asked.check_output(network)
             found = asked.check(network, loaded.odd)
-            _check_order(network, examples, loaded.names)
+            notes += _check_order(network, examples, loaded.names)
             if number == 0:
                 notes += found
                 checkpoints.load(other, uri)
@@ -200,7 +201,7 @@ def check_file(loaded: Loaded, weights: str) -> tuple[str, ...]:
         network = Network(model, f"'{weights}'", loaded.classes, loaded.examples.x, loaded.name, collator)
         asked.check_output(network)
         notes += asked.check(network, loaded.odd)
-        _check_order(network, loaded.examples, loaded.names)
+        notes += _check_order(network, loaded.examples, loaded.names)
     return notes
 
 
@@ -210,29 +211,38 @@ def settle(model: AnyModel, weights: str, examples: Split) -> tuple[AnyModel, tu
     return predictor.kind_of(model).settled(model, weights, predictor.collator(model)(examples.x, ids))
 
 
-def _check_order(network: Network, examples: Split, names: Sequence[str]) -> None:
-    """Raise `RequestError` where the classes of a loaded model are in another order than those of the data.
+def _check_order(network: Network, examples: Split, names: Sequence[str]) -> tuple[str, ...]:
+    """A note where a loaded model takes classes for each other without being sure of its answers.
 
     The tokens of masked texts are compared by their ids already (`tokens.moved`), without a pass over all labels.
+
+    Raises: `RequestError` where it is sure: its classes are in another order than those of the data.
     """
     if examples.labels is None:
-        return
+        return ()
     ids, at_once = _of_each_class(examples), min(ORDERED_AT_ONCE, network.affordable)
     started, answers, labels = time.monotonic(), [NO_ROWS], [NO_ROWS]
+    sure: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
     for start in range(0, len(ids), at_once):
         rows = ids[start : start + at_once]
-        answers.append(network.answers(network.some(rows)).argmax(dim=-1).numpy())
+        probabilities = network.answers(network.some(rows)).float().softmax(dim=-1).numpy()
+        answers.append(probabilities.argmax(axis=1))
+        sure.append(class_order.confidence(probabilities))
         labels.append(examples.labels_of(rows))
         if time.monotonic() - started > ORDER_S:
             break
     reference = np.concatenate(labels)
     known = reference != UNLABELLED
-    pairs = class_order.swapped(np.concatenate(answers)[known], reference[known], names)
-    if pairs is not None:
-        raise RequestError(
-            f"{network} seems to have its classes in another order: what the labels say is {pairs}. Expected logits in "
-            "the order of the data's classes."
-        )
+    said, confident = np.concatenate(answers)[known], np.concatenate(sure)[known]
+    swapped = class_order.swapped(said, reference[known], confident, names)
+    if swapped is None:
+        return ()
+    if not swapped.sure:
+        return (class_order.note(str(network), "the labels say", swapped),)
+    raise RequestError(
+        f"{network} seems to have its classes in another order: what the labels say is {swapped.pairs}. Expected "
+        "logits in the order of the data's classes."
+    )
 
 
 def _of_each_class(examples: Split) -> Index:
