@@ -1,5 +1,6 @@
 """The command: quick, and honest in its exit status and words. Nothing here reaches Ray."""
 
+import argparse
 import importlib.metadata
 import io
 import json
@@ -21,6 +22,7 @@ import torch
 from orchestrator import RunConfig
 from orchestrator.cli import presentation
 from orchestrator.cli.command import main
+from orchestrator.cli.commands import compare, diff, export, report, worth
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting.report import as_json
 from tests.makers import blobs, write_config
@@ -281,6 +283,26 @@ USAGE: dict[str, tuple[list[str], str]] = {
     "no such command": (["runn"], "argument COMMAND: invalid choice: 'runn'"),
     "no command": ([], "are required: COMMAND. `stillhouse --help`"),
 }
+
+
+RUNS: dict[str, tuple[Any, str]] = {
+    "compare": (compare, "runs"),
+    "diff": (diff, "one"),
+    "export": (export, "run"),
+    "report": (report, "run"),
+    "worth": (worth, "of"),
+}
+"""Subcommands that take a run, and the argument."""
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_name_of_a_run_is_found_in_a_uri_that_ends_with_a_slash(name: str) -> None:
+    command, argument = RUNS[name]
+    parser = argparse.ArgumentParser()
+    command.arguments(parser)
+    more = {"diff": ["s3://b/runs/c"], "export": ["--to", "out", "--format", "onnx"]}
+    found = getattr(parser.parse_args(["s3://b/runs/a/", *more.get(name, [])]), argument)
+    assert found in ("s3://b/runs/a", ["s3://b/runs/a"])
 
 
 @pytest.mark.parametrize("case", USAGE)

@@ -37,6 +37,11 @@ def completes(action: argparse.Action, with_these: Completion) -> None:
     action.complete = with_these  # type: ignore[attr-defined]  # where shtab reads it
 
 
+def run_folder(given: str) -> str:
+    """A run's folder as given, without slashes at its end: the last part of a URI is the run's name."""
+    return given.rstrip("/") or given
+
+
 def add_config(parser: argparse.ArgumentParser, help_text: str = "a YAML file", nargs: str | None = None) -> None:
     """The configuration, and overrides of its keys."""
     completes(parser.add_argument("config", metavar="CONFIG", help=help_text, nargs=nargs), FILES)

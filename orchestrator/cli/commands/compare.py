@@ -12,7 +12,9 @@ EXAMPLES = ("stillhouse compare runs/digits runs/digits-t4",)
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The runs."""
-    runs = parser.add_argument("runs", metavar="RUN", nargs="+", help="the runs' folders, paths or URIs")
+    runs = parser.add_argument(
+        "runs", metavar="RUN", type=base.run_folder, nargs="+", help="the runs' folders, paths or URIs"
+    )
     base.completes(runs, base.FOLDERS)
 
 

@@ -13,7 +13,10 @@ EXAMPLES = ("stillhouse diff runs/digits runs/digits-again",)
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The two runs."""
     for name in ("one", "other"):
-        base.completes(parser.add_argument(name, metavar="RUN", help="a run's folder, a path or URI"), base.FOLDERS)
+        base.completes(
+            parser.add_argument(name, metavar="RUN", type=base.run_folder, help="a run's folder, a path or URI"),
+            base.FOLDERS,
+        )
 
 
 def main(asked: argparse.Namespace) -> None:

@@ -17,7 +17,9 @@ EXAMPLES = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, the target, the format, the gate, and where it is registered."""
-    run = parser.add_argument("run", metavar="RUN", help="the folder of a finished run, a path or URI")
+    run = parser.add_argument(
+        "run", metavar="RUN", type=base.run_folder, help="the folder of a finished run, a path or URI"
+    )
     to = parser.add_argument("--to", metavar="URI", required=True, help="a folder to write, a path or URI")
     base.completes(run, base.FOLDERS)
     base.completes(to, base.FOLDERS)

@@ -14,7 +14,10 @@ EXAMPLES = ("stillhouse report runs/digits", "stillhouse report runs/digits --fo
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """RUN, the format, and `--push`."""
-    base.completes(parser.add_argument("run", metavar="RUN", help="the run's folder, a path or URI"), base.FOLDERS)
+    base.completes(
+        parser.add_argument("run", metavar="RUN", type=base.run_folder, help="the run's folder, a path or URI"),
+        base.FOLDERS,
+    )
     parser.add_argument("--format", choices=["markdown", "json", "html"], help="default: a table")
     parser.add_argument("--push", action="store_true", help="send the tracker what it has not got, instead of printing")
     base.add_overrides(parser)

@@ -24,7 +24,10 @@ MODEL = "ensemble.model."
 def arguments(parser: argparse.ArgumentParser) -> None:
     """CONFIG or RUN, the number of members, and `--json`."""
     of = parser.add_argument(
-        "of", metavar="CONFIG|RUN", help="a YAML file, or the folder of a finished run, a path or URI"
+        "of",
+        metavar="CONFIG|RUN",
+        type=base.run_folder,
+        help="a YAML file, or the folder of a finished run, a path or URI",
     )
     base.completes(of, base.FILES)
     parser.add_argument("--members", metavar="K", type=int, help="foresee so many members (default: ensemble.size)")
