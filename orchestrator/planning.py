@@ -6,7 +6,6 @@ computed from these by `orchestrator.plan`, which is pure.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -131,7 +130,8 @@ def _case(config: RunConfig, dataset: Dataset, machines: Machines, asked: Asked)
     config = preflight.settled(config, dataset)
     data, work = DataFacts.of(dataset), Workload.of(dataset)
     if asked.examples is not None:
-        data, work = dataclasses.replace(data, examples=asked.examples), work.of_size(asked.examples)
+        asked_for = work.of_size(asked.examples)
+        data, work = data.of_size(asked.examples, asked_for.everything / work.everything), asked_for
     facts = Facts(data, machines, preflight.beside_bytes(config))
     return Case(config=config, facts=facts, plan=plan(config, facts), work=work, profiles=_profiles(config, dataset))
 

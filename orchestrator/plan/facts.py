@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.cluster.resources import Machines
 from workers.data.dataset import Dataset
 from workers.data.examples import arrays_of, embedded, values_of
+from workers.data.masked_texts import MaskedColumns
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class DataFacts:
     @classmethod
     def of(cls, dataset: Dataset) -> DataFacts:
         transfer = dataset.transfer
-        arrays = {id(array): array.nbytes for x in dataset.inputs.values() for array in arrays_of(x)}
+        every = [*dataset.inputs.values()]
+        every += [x.texts.columns for x in every if isinstance(x, MaskedColumns) and x.texts is not None]
+        arrays = {id(array): array.nbytes for x in every for array in arrays_of(x)}
         return cls(
             examples=len(transfer),
             views=dataset.views,
@@ -39,6 +42,10 @@ class DataFacts:
             embedded=embedded(transfer.x),
             held=sum(arrays.values()),
         )
+
+    def of_size(self, examples: int, times: float) -> DataFacts:
+        """The same data with so many transfer examples, and `times` as many examples in all splits together."""
+        return replace(self, examples=examples, held=round(times * self.held))
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,12 @@ def test_the_data_are_part_of_the_memory_of_a_node(tmp_path: Path) -> None:
     assert first.startswith("members: the processes of a node need 17.") and "with the data" in first
 
 
+def test_more_examples_take_more_memory() -> None:
+    data, more = DataFacts(examples=2000, views=1, classes=3, values=8, held=1000), WORK.of_size(20_000)
+    assert (WORK.everything, more.everything) == (2900, 20_900)
+    assert data.of_size(20_000, more.everything / WORK.everything).held == round(1000 * 20_900 / 2900)
+
+
 def test_at_the_scale_of_speech_top_k_is_what_fits(tmp_path: Path) -> None:
     """14,000 classes and 700 million frames (Hinton et al. 2015, section 3)."""
     of = case(tmp_path, GPUS, classes=14_000)

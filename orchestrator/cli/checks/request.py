@@ -304,7 +304,8 @@ def main_memory(request: Request, available: int | None = None) -> Finding:
     runs = _planned(request, "memory")
     if isinstance(runs, Finding):
         return runs
-    available = memory.available() if available is None else available
+    if available is None:  # this process has already what the driver of a run holds of the data
+        available = memory.available() + runs.first.case.data.held
     stage, needed = fit.largest_in_memory(runs)
     found = f"{memory.size(available)} available; {stage} and the data take about {memory.size(needed)}"
     return Finding("memory", found, "ok" if available > needed else "warning")
