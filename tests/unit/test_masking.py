@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from orchestrator.plan.facts import DataFacts
 from orchestrator.plan.workload import Workload
 from orchestrator.stages import tokens as tokens_stage
 from tests import texts
@@ -23,7 +24,7 @@ from workers.data import loading, masked_texts, masking
 from workers.data.arrays import spread
 from workers.data.collate import Collator
 from workers.data.dataset import Dataset
-from workers.data.examples import Columns, take
+from workers.data.examples import Columns, arrays_of, take
 from workers.data.labels import UNLABELLED
 from workers.data.masked_texts import MaskedColumns, Masks
 from workers.data.masking import Drawn, Masking, Vocabulary
@@ -326,6 +327,17 @@ def test_texts_that_are_too_long_are_counted_once_each(tmp_path: Path, monkeypat
     monkeypatch.setattr(masked_texts, "ENDS", 2)
     with pytest.raises(RequestError, match=r"data\.train: about \d+ texts have more tokens than the 6 positions"):
         sequences.check_tokens({"m": model}, data(tmp_path, copies=2))
+
+
+def test_a_plan_counts_the_texts_that_are_still_to_be_tokenized(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masked_texts, "SAMPLE", 24)
+    monkeypatch.setattr(masked_texts, "ENDS", 2)
+    part = data(tmp_path, copies=2)
+    waiting = [x.texts.columns for x in part.inputs.values() if isinstance(x, MaskedColumns) and x.texts is not None]
+    held = {id(a): a.nbytes for x in (*waiting, *part.inputs.values()) for a in arrays_of(x)}
+    assert waiting and DataFacts.of(part).held == sum(held.values())
 
 
 def test_a_run_tokenizes_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
