@@ -29,7 +29,6 @@ def schema() -> dict[str, Any]:
     found["required"].remove("student")
     found["anyOf"] = [{"required": ["student"]}, {"required": ["students"]}]
     of_student = found["$defs"]["StudentSpec"]
-    of_student["required"].remove("training")
     of_student["anyOf"] = [{"required": ["training"]}, {"required": ["stages"]}]
     return found
 

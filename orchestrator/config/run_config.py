@@ -174,14 +174,14 @@ class RunConfig(Spec):
         """The stages of the student's training, in order; the result of the last is the student."""
         student = self.student
         if student.stages is None:
-            return (TrainingStage("", STUDENT, self.distillation, student.training, student.initial),)
+            return (TrainingStage("", STUDENT, self.distillation, student.recipe, student.initial),)
         found = []
         for number, stage in enumerate(student.stages):
             first = PREVIOUS if number else student.initial
             initial = stage.initial if stage.initial != PREVIOUS else first
             loss = _loss_of(self.distillation, stage)
             system = STUDENT if stage is student.stages[-1] else f"stage-{stage.name}"
-            training = stage.training or student.training
+            training = stage.training or student.recipe
             data = "" if stage.data is None else f"stages.{stage.name}"
             key = OBJECTIVE if loss is self.distillation else f"student.stages.{number}.objective"
             found.append(TrainingStage(stage.name, system, loss, training, initial, data, key))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -50,7 +50,7 @@ class StudentSpec(Spec):
 
     model: AnyModel
     """The architecture of student and baseline."""
-    training: AnyTraining
+    training: AnyTraining | None = None
     """How the student is trained. Left out, where each of `stages` has a `training`: as the last of these."""
     baseline_training: AnyTraining | None = None
     """How the hard-label baseline of the same architecture is trained. Left out: as the student."""
@@ -66,18 +66,10 @@ class StudentSpec(Spec):
     num_workers: Count | tuple[Count, Count] = 1
     """Ray Train workers, each taking its cut of every batch; `[min, max]`: elastic."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _as_the_last_stage(cls, values: Any) -> Any:
-        """`training` left out is that of the last stage, where each stage has one of its own."""
-        stages = values.get("stages") if isinstance(values, dict) else None
-        if not isinstance(stages, list | tuple) or values.get("training") is not None:
-            return values
-        of_each = [stage.get("training") if isinstance(stage, dict) else None for stage in stages]
-        return values if not of_each or None in of_each else {**values, "training": of_each[-1]}
-
     @model_validator(mode="after")
     def _ordered(self) -> StudentSpec:
+        if self.training is None and (not self.stages or any(stage.training is None for stage in self.stages)):
+            raise ValueError("`training` is missing; expected it, or a `training` in each of `stages`")
         least, most = self.workers
         if least > most:
             raise ValueError(f"`num_workers` is {[least, most]}; expected [min, max] with min <= max")
@@ -106,6 +98,18 @@ class StudentSpec(Spec):
         found = {f"stages.{number}.training": stage.training for number, stage in enumerate(self.stages or ())}
         found |= {"training": self.training, "baseline_training": self.baseline_training}
         return {key: training for key, training in found.items() if training is not None}
+
+    @property
+    def recipe(self) -> AnyTraining:
+        """How the student is trained where a stage has no `training`: by its own, or else as its last stage."""
+        found = self.training or (self.stages[-1].training if self.stages else None)
+        assert found is not None, "checked above"
+        return found
+
+    @property
+    def baseline_recipe(self) -> AnyTraining:
+        """How the baseline is trained."""
+        return self.baseline_training or self.recipe
 
     @property
     def workers(self) -> tuple[int, int]:

@@ -52,7 +52,7 @@ def params_of(role: Role | Literal["stage"], config: RunConfig, name: str = "") 
             "specialists": own.specialists,
         },
         "ensemble": {"model": every, "combine": ensemble.combine, "weights": ensemble.weights},
-        "baseline": {"model": student.model, "training": student.baseline_training or student.training},
+        "baseline": {"model": student.model, "training": student.baseline_recipe},
     }
     if role == "further":
         given = config.evaluation.systems.get(name)  # none for the student with a bias

@@ -232,7 +232,7 @@ def _predictions(case: Case, rates: Rates) -> PlannedStage:
 
 
 def _baseline(case: Case, rates: Rates) -> PlannedStage:
-    recipe = case.config.student.baseline_training or case.config.student.training
+    recipe = case.config.student.baseline_recipe
     return _training(case, "baseline", _on_workers(case, rates, rates.baseline), recipe, case.work.lessons)
 
 

@@ -105,7 +105,7 @@ def of_shapes(
     of_student = [
         beside(each, trained("student", each.training, student_flops, WORKERS_S)) for each in config.training_stages
     ]
-    baseline = config.student.baseline_training or config.student.training
+    baseline = config.student.baseline_recipe
     return Rates(
         members=tuple(
             None if group.training is None else trained(key, group.training, teacher_flops, TASK_S)

@@ -79,9 +79,8 @@ def whole(runs: Runs) -> Outlook:
 
 def _same_baseline(one: StudentSpec, other: StudentSpec) -> bool:
     """Whether both students have one baseline, which is then trained once."""
-    return all(getattr(one, key) == getattr(other, key) for key in ("model", "initial", "seed", "num_workers")) and (
-        one.baseline_training or one.training
-    ) == (other.baseline_training or other.training)
+    same = ("model", "initial", "seed", "num_workers", "baseline_recipe")
+    return all(getattr(one, key) == getattr(other, key) for key in same)
 
 
 def _later_generation(first: Timed) -> Outlook:

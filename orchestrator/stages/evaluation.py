@@ -261,7 +261,7 @@ def _of_student(run: Context, role: Role) -> Inference:
     """How student and baseline compute predictions: as in their training."""
     spec = run.config.student
     trained = run.config.training_stages[-1].training
-    recipe = trained if role == "student" else spec.baseline_training or spec.training
+    recipe = trained if role == "student" else spec.baseline_recipe
     return _inference(run, recipe, run.plan.student.alone)
 
 

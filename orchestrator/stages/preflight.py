@@ -189,7 +189,7 @@ def _further(config: RunConfig) -> dict[str, RunConfig]:
     """Runs whose students are tried before the first run of a command, by their names in messages."""
     if config.generations > 1:
         student = config.student
-        taught = EnsembleSpec(model=student.model, training=student.training, size=1)  # as by the student before
+        taught = EnsembleSpec(model=student.model, training=student.recipe, size=1)  # as by the student before
         return {
             "generation 2, whose teacher is the student of generation 1": config.model_copy(update={"ensemble": taught})
         }

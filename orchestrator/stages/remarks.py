@@ -119,7 +119,7 @@ def large_batch(key: str, batch_size: int, examples: int) -> list[str]:
 
 def _without_a_baseline_of_its_own(config: RunConfig, dataset: Dataset) -> list[str]:
     """A note where the baseline trains as the student does, on far fewer examples."""
-    recipe = config.student.training
+    recipe = config.student.recipe
     if config.student.baseline_training is not None or not isinstance(recipe, TrainingSpec):
         return []
     of_student = [

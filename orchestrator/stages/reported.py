@@ -162,7 +162,7 @@ def _recipe(config: RunConfig) -> dict[str, str]:
 def _validated(config: RunConfig, systems: Sequence[System], trained: Mapping[str, Trained]) -> list[System]:
     """The systems with the validation accuracy of the weights that their training kept."""
     recipes = {
-        "baseline": config.student.baseline_training or config.student.training,
+        "baseline": config.student.baseline_recipe,
         "student": config.training_stages[-1].training,
     }
     kept_: dict[str, float] = {}

@@ -92,7 +92,7 @@ def _of_students(config: RunConfig, dataset: Dataset) -> Iterator[Role | FitRole
             known=number > 0,
             key=stage.key,
         )
-    recipe = student.baseline_training or student.training
+    recipe = student.baseline_recipe
     yield of_student(
         "baseline",
         training=recipe,

@@ -25,7 +25,7 @@ BASELINE, STAGE = "baseline", "stage"
 def baseline(run: Context, members: Sequence[Member]) -> Trained:
     """Train a network with the student's architecture and initial weights on hard labels."""
     spec = run.config.student
-    recipe = spec.baseline_training or spec.training
+    recipe = spec.baseline_recipe
     begun = _begun(run, spec.initial, run.config.distillation, members)
     job = StudentJob(BASELINE, spec.model, recipe, _seed(run), **begun)
     return _train(run, job, BASELINE)

@@ -7,9 +7,11 @@ import pytest
 import yaml
 
 from orchestrator.config.run_config import RunConfig
+from orchestrator.config.student import StudentSpec, StudentStage
 from orchestrator.stages import preflight
 from tests.makers import settings, write_config
 from workers.errors import RequestError
+from workers.specs.models import ModelSpec
 from workers.specs.training import TrainingSpec
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -273,7 +275,7 @@ def test_the_stages_of_a_student(tmp_path: Path) -> None:
     config = RunConfig.load(str(write_config(tmp_path, student__stages=stages, student__initial="begun.safetensors")))
     first, second, third = config.training_stages
     assert [term.term for term in first.loss.every_term] == ["logits_mse"]
-    assert first.initial == str(tmp_path / "begun.safetensors") and first.training == config.student.training
+    assert first.initial == str(tmp_path / "begun.safetensors") and first.training == config.student.recipe
     assert (second.loss.soft_weight, second.loss.hard_weight) == (0.9, 0.3) and second.initial == "previous"
     assert second.training.epochs == 9 and third.loss == config.distillation
     assert third.initial == str(tmp_path / "other.safetensors")
@@ -289,11 +291,20 @@ def test_a_student_whose_stages_all_have_a_recipe_needs_none(tmp_path: Path) -> 
     recipe = {"epochs": 9, "batch_size": 8, "learning_rate": 0.1}
     stages = [{"name": "td-1", "training": {**recipe, "epochs": 3}}, {"name": "td-2", "training": recipe}]
     config = RunConfig.load(str(write_config(tmp_path, student__stages=stages, student__training=None)))
-    assert [each.training.epochs for each in config.training_stages] == [3, 9] and config.student.training.epochs == 9
+    assert [each.training.epochs for each in config.training_stages] == [3, 9] and config.student.recipe.epochs == 9
     assert RunConfig.from_mapping(yaml.safe_load(config.to_redacted_yaml()), "/elsewhere") == config
     del stages[0]["training"]
-    with pytest.raises(RequestError, match=r"student\.training: missing"):
+    with pytest.raises(
+        RequestError, match=r"student: `training` is missing; expected it, or a `training` in each of `s"
+    ):
         RunConfig.load(str(write_config(tmp_path, student__stages=stages, student__training=None)))
+    stages = [{"name": "td-1", "training": recipe}, {"name": "td-2", "training": {**recipe, "lr": 1}}]
+    with pytest.raises(RequestError) as refused:
+        RunConfig.load(str(write_config(tmp_path, student__stages=stages, student__training=None)))
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith("student.stages.1.training.lr: unknown key")
+    stage = StudentStage(name="td", training=TrainingSpec.model_validate(recipe))
+    assert StudentSpec(model=ModelSpec(factory="models:mlp"), stages=(stage,)).baseline_recipe == stage.training
 
 
 def test_a_learning_rate_schedule_of_ones_own_is_beside_the_configuration(tmp_path: Path) -> None:

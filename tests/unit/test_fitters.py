@@ -129,9 +129,9 @@ def test_a_student_is_fitted_found_again_and_compared(tmp_path: Path, name: str)
     layout, parts = makers.stored(tmp_path / "store", soft, rows=128)
     store = Store(str(tmp_path / "store"), layout, parts, temperature=2.0)
     spec = run.config.student
-    baseline = training.train_student(run, StudentJob("baseline", spec.model, spec.training, 3))
+    baseline = training.train_student(run, StudentJob("baseline", spec.model, spec.recipe, 3))
     targets: dict[str, Any] = {"store": store, "store_key": KEY, "store_content": lambda: "b"}
-    job = StudentJob("student", spec.model, spec.training, 3, run.config.distillation, **targets)
+    job = StudentJob("student", spec.model, spec.recipe, 3, run.config.distillation, **targets)
     fitted = training.train_student(run, job)
     for each in (baseline, fitted):
         assert each.history[0].validation_accuracy > 0.6 and not each.reused
@@ -162,7 +162,7 @@ def test_what_another_kind_showed_is_taken_away(tmp_path: Path) -> None:
     (place / "model.safetensors").write_bytes(b"of a network")
     (place / "notes.txt").write_text("the user's own")
     spec = run.config.student
-    training.train_student(run, StudentJob("baseline", spec.model, spec.training, 3))
+    training.train_student(run, StudentJob("baseline", spec.model, spec.recipe, 3))
     assert {path.name for path in place.iterdir()} == {"model.skops", "training.json", "notes.txt"}
 
 
@@ -170,7 +170,7 @@ def test_checkpoints_are_removed_once_a_network_is_complete(tmp_path: Path) -> N
     """Its own alone, also those of a run that was killed before: another recipe resumes from its own."""
     run = begun(tmp_path, student=student(tmp_path, "boosted"))
     folder, spec = RunFolder(run.config.folder), run.config.student
-    job = StudentJob("baseline", spec.model, spec.training, 3)
+    job = StudentJob("baseline", spec.model, spec.recipe, 3)
     own, other = (
         Path(folder.checkpoints("baseline", digest)) for digest in (training._of_student(run, job).digest, "0" * 16)
     )

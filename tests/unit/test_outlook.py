@@ -356,7 +356,7 @@ def test_seeds_and_further_students_are_part_of_the_plan(tmp_path: Path) -> None
     assert again.seconds == pytest.approx(main.seconds + 2 * (sum(one.values()) - one["members"]))
     streaming = case(tmp_path, seeds=3, distillation__stream=True)
     assert whole(alone(streaming)).seconds == pytest.approx(3 * outlook(streaming, RATES).seconds)
-    other = of.config.student.model_copy(update={"baseline_training": of.config.student.training})
+    other = of.config.student.model_copy(update={"baseline_training": of.config.student.recipe})
     shared = replace(of, config=of.config.model_copy(update={"student": other}))
     both = whole(Runs(Timed(of, RATES), {"tiny": Timed(shared, RATES)}))
     assert "student-tiny" in seconds(both) and "baseline-tiny" not in seconds(both)

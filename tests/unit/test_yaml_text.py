@@ -88,7 +88,7 @@ def test_numbers_in_files_and_overrides_reach_the_models(tmp_path: Path) -> None
     path.write_text(text)
     config = RunConfig.load(str(path), ["student.model.kwargs.dropout=.5e-1", "student.training.learning_rate=1e-2"])
     assert config.ensemble.model.kwargs["dropout"] == 0.1 and config.student.model.kwargs["dropout"] == 0.05
-    assert config.student.training.learning_rate == 0.01
+    assert config.student.recipe.learning_rate == 0.01
 
 
 @pytest.mark.parametrize(
