@@ -54,20 +54,23 @@ class Runs:
 def whole(runs: Runs) -> Outlook:
     """The outlook of all runs, with the stages that each further student does not reuse.
 
-    A further student has what it reuses in its own folder: as hard links on a disk, as copies in an object store.
+    A further student, and the run beside its first generation, has what it reuses in its own folder: as hard links on a
+    disk, as copies in an object store.
     """
     config = runs.first.case.config
     run = runs.first.outlook
     stages, seconds = list(run.stages), run.seconds
+    has_links = storage.is_local(config.storage)  # an object store has none
     for name, student in runs.students.items():
         shared = _same_baseline(student.case.config.student, config.student)
         own = [stage for stage in student.own_stages(name) if not (shared and stage.name == f"baseline-{name}")]
         stages += own
-        if not storage.is_local(config.storage):  # an object store, which has no links
-            copied = student.outlook.stored - sum(stage.stored for stage in own)
-            stages.append(PlannedStage(name=f"copies-{name}", where="the storage", seconds=0.0, stored=copied))
+        if not has_links:
+            stages.append(_copies(name, student.outlook.stored - sum(stage.stored for stage in own)))
         seconds += sum(stage.seconds for stage in own)
     if config.generations > 1:
+        if not has_links:  # the run itself has what the first generation computes
+            stages.append(_copies("generation-1", run.stored))
         later = _later_generation(runs.first)
         stages.append(_repeated("generation", later.stages, later.seconds, config.generations - 1))
         seconds += stages[-1].seconds
@@ -75,6 +78,11 @@ def whole(runs: Runs) -> Outlook:
         stages.append(_repeated("seed", stages, seconds, config.seeds - 1))
         seconds += stages[-1].seconds
     return replace(run, stages=tuple(stages), seconds=seconds, price=price(stages, config.report))
+
+
+def _copies(name: str, stored: int) -> PlannedStage:
+    """What a run keeps of another run's artifacts. name: of the run. stored: bytes."""
+    return PlannedStage(name=f"copies-{name}", where="the storage", seconds=0.0, stored=stored)
 
 
 def _same_baseline(one: StudentSpec, other: StudentSpec) -> bool:

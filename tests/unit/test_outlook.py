@@ -174,6 +174,9 @@ def test_a_copy_takes_room_in_an_object_store_alone(tmp_path: Path) -> None:
     further = [whole(Runs(Timed(of, RATES), {"tiny": Timed(of, RATES)})) for of in (local, remote)]
     copies = [[each.stored for each in found.stages if each.name == "copies-tiny"] for found in further]
     assert copies == [[], [sum(stored[1].values()) - stored[1]["student"] - stored[1]["evaluation"]]]
+    again = [case(tmp_path, generations=3, storage=place) for place in (str(tmp_path), "memory://runs")]
+    copies = [[each.stored for each in whole(alone(of)).stages if each.name == "copies-generation-1"] for of in again]
+    assert copies == [[], [outlook(again[1], RATES).stored]]
 
 
 def test_ten_large_members_fit_a_disk_of_half_as_much_again(tmp_path: Path) -> None:
