@@ -64,6 +64,7 @@ def nodes(alive: Sequence[Resources], config: Mapping[str, Any] | None) -> tuple
             gpus=float(has.get("GPU", 0.0)),
             roles=frozenset(ROLES) & has.keys(),
             memory=float(has.get("memory", 0.0)),
+            object_store=float(has.get("object_store_memory", 0.0)),
         )
         for has in possible(alive, config)
     )

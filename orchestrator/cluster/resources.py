@@ -29,6 +29,8 @@ class Node:
     """The node's roles, from `autoscaler.ROLES`."""
     memory: float = 0.0
     """Bytes of main memory for work; 0 where Ray does not report it."""
+    object_store: float = 0.0
+    """Bytes of Ray's shared memory, which are apart from `memory`; 0 where Ray does not report it."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,11 @@ class Machines:
     def least_memory(self) -> float:
         """Bytes of main memory of the smallest node, of those whose memory is known; 0 where it is of none."""
         return min((node.memory for node in self.nodes if node.memory), default=0.0)
+
+    @property
+    def least_object_store(self) -> float:
+        """The same of Ray's shared memory."""
+        return min((node.object_store for node in self.nodes if node.object_store), default=0.0)
 
 
 @dataclass(frozen=True)

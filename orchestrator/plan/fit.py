@@ -26,6 +26,7 @@ def misfits(runs: Runs, found: Outlook, free: int | None) -> Iterator[str]:
     if lacking:
         yield f"storage: {lacking}"
     yield from _of_order(runs.first.case)
+    yield from _of_shared_memory(runs.first.case)
     for case, stage in _stages(runs):
         yield from _of_memory(case, stage)
 
@@ -64,6 +65,16 @@ def _of_order(case: Case) -> Iterator[str]:
         )
 
 
+def _of_shared_memory(case: Case) -> Iterator[str]:
+    """Data that are larger than Ray's shared memory, of a cluster that runs."""
+    there = case.machines.least_object_store
+    if there and case.data.held > there:
+        yield (
+            f"data: they take {size(case.data.held)} of Ray's shared memory, and the smallest node has "
+            f"{size(round(there))}. Start Ray with more (`--object-store-memory`), or take larger nodes."
+        )
+
+
 def _of_memory(case: Case, stage: PlannedStage) -> Iterator[str]:
     """The processes of a stage that are larger than the memory of their GPU or node."""
     on_student = _is_of_student(stage)
@@ -81,7 +92,8 @@ def _of_memory(case: Case, stage: PlannedStage) -> Iterator[str]:
 def _on_node(case: Case, stage: PlannedStage) -> int:
     """Bytes of main memory that a stage takes on one node: its processes at once, and the data.
 
-    Ray's shared memory holds the data once. On a single node the driver runs, too, with data of its own.
+    Ray's shared memory holds the data once; on a cluster that runs it is apart from the memory that Ray reports. On a
+    single node the driver runs, too, with data of its own.
     """
     if not stage.memory:  # unknown
         return 0
@@ -90,7 +102,8 @@ def _on_node(case: Case, stage: PlannedStage) -> int:
     at_once = case.plan.student.most if _is_of_student(stage) else tasks
     each = RUNTIME_BYTES + order_bytes(case) if _is_on_gpu(case, stage) else stage.memory
     driver = RUNTIME_BYTES + case.data.held if len(case.machines.nodes) == 1 else 0
-    return -(-at_once // len(nodes.nodes)) * each + case.data.held + driver
+    shared = 0 if nodes.least_object_store else case.data.held
+    return -(-at_once // len(nodes.nodes)) * each + shared + driver
 
 
 def _is_of_student(stage: PlannedStage) -> bool:

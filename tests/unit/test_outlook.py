@@ -194,6 +194,11 @@ def test_the_data_are_part_of_the_memory_of_a_node(tmp_path: Path) -> None:
     assert largest_in_memory(alone(several))[1] < with_data - 2**33  # the driver may be on another node
     first = next(misfits(alone(held), outlook(held, RATES), None))
     assert first.startswith("members: the processes of a node need 17.") and "with the data" in first
+    nodes = tuple(replace(node, object_store=2.0**32) for node in FOUR_CORES.nodes * 2)
+    running = replace(held, facts=replace(held.facts, machines=Machines(nodes, cuda=False)))
+    assert largest_in_memory(alone(several))[1] - largest_in_memory(alone(running))[1] == 2**33
+    (lacking,) = misfits(alone(running), outlook(running, RATES), None)
+    assert lacking.startswith("data: they take 8.0 GiB of Ray's shared memory, and the smallest node has 4.0 GiB")
 
 
 def test_more_examples_take_more_memory() -> None:
