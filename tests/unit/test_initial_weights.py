@@ -16,11 +16,11 @@ from orchestrator import prospects
 from orchestrator.cluster import tasks as cluster_tasks
 from orchestrator.cluster.resources import Placement
 from orchestrator.cluster.tasks import Task
+from orchestrator.config import inputs
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers import mlflow_descriptions
 from orchestrator.plan.outlook import makespan, outlook, trained_after
 from orchestrator.plan.summary import duration
-from orchestrator.run_folder import owned
 from orchestrator.stages import members, preflight, ray_tasks, training
 from orchestrator.stages.context import Context
 from tests import makers
@@ -68,7 +68,7 @@ def test_members_know_which_is_before_them(tmp_path: Path) -> None:
     assert plain.begins(3) == {} and plain.most_at_once(3) == 3
     file = configured(tmp_path, ensemble__initial="a.safetensors")
     assert file.ensemble.groups[0].initial_file == str(tmp_path / "a.safetensors") and file.ensemble.begins(3) == {}
-    assert chain.groups[0].initial_file is None and str(tmp_path / "a.safetensors") in owned.inputs(file)
+    assert chain.groups[0].initial_file is None and str(tmp_path / "a.safetensors") in inputs.every(file)
 
 
 def test_a_chain_begins_where_the_member_before_ended(tmp_path: Path) -> None:
