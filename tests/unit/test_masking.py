@@ -50,7 +50,7 @@ def ids(rows: int, length: int = 40, seed: int = 0) -> Ragged:
 
 
 def masking_of(given: Ragged, **also: Any) -> Masking:
-    how = MaskingSpec(tokenizer="unused", **also)
+    how = MaskingSpec(**{"tokenizer": "unused", **also})
     return Masking(how, VOCABULARY, np.ones(SIZE), how.positions, "").weighted(given)
 
 
@@ -161,9 +161,10 @@ def test_a_text_of_special_tokens_alone_is_refused() -> None:
             masking.ordinary_of(given, masking_of(given), "train", rows)
 
 
-def test_without_smoothing_masks_do_not_follow_from_the_counts_of_tokens() -> None:
+def test_without_smoothing_masks_do_not_follow_from_the_counts_of_tokens(tmp_path: Path) -> None:
+    tokenizer = texts.tokenizer(tmp_path / "tokenizer")
     for smoothing in (0.0, 0.7):
-        how = masking_of(ids(4), smoothing=smoothing)
+        how = masking_of(ids(4), tokenizer=tokenizer, smoothing=smoothing)
         assert (replace(how, counted="others").identity == how.identity) == (smoothing == 0.0)
 
 
