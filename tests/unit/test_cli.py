@@ -127,6 +127,15 @@ def test_what_programs_import_is_what_the_command_uses() -> None:
     assert stillhouse.run is orchestrator.run and stillhouse.Report is Report
 
 
+def test_a_program_plans_a_run(tmp_path: Path) -> None:
+    import stillhouse
+
+    found = stillhouse.plan(RunConfig.load(str(write_config(tmp_path))), probe=False, examples=1_000_000)
+    by_name = {stage.name: stage for stage in found.outlook.stages}
+    assert {"members", "soft targets", "student"} <= by_name.keys() and found.probed == 0
+    assert by_name["soft targets"].seconds > 0 and found.outlook.seconds >= by_name["members"].seconds
+
+
 @pytest.mark.parametrize("command", ["run", "doctor"])
 def test_the_first_line_comes_before_what_is_heavy(command: str, tmp_path: Path) -> None:
     code = (
