@@ -311,3 +311,10 @@ def test_what_is_refused(case: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError) as raised:
         loaded(tmp_path / "a.csv")
     assert message in str(raised.value)
+
+
+def test_a_blank_among_numbers_of_a_csv_is_an_empty_cell(tmp_path: Path) -> None:
+    rows = [f"{k}.5,{'a' if k % 2 else ' '},{'yes' if k % 2 else 'no'}" for k in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join(["total,word,label", *rows, " ,b,yes", ""]))
+    total, word = loaded(tmp_path / "a.csv", label_column="label").encodings
+    assert total.fill is not None and word.categories == (" ", "a", "b")

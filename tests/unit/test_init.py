@@ -161,7 +161,8 @@ def test_a_pair_of_texts_and_other_labels_are_told() -> None:
         for k, how in ((1, "quite"), (2, "so"))
     }
     found = guessed(pd.DataFrame({"id": range(60), **rows, "label": [0, 1] * 30}))
-    assert "not used: 'sentence2'; for pairs of texts, set `text_column: [sentence1, sentence2]`" in found.reasons
+    told = """not used: 'sentence2'; for pairs of texts, set `text_column: ["sentence1", "sentence2"]`"""
+    assert told in found.reasons
     assert "not used: 'id', since a model of texts takes texts alone" in found.reasons
     frame = table(survived=[0, 1] * 150, port=["S", "C", "Q"] * 100).drop(columns="kind")
     assert guessed(frame).reasons[0].endswith("few different values (--label names another, such as 'survived')")

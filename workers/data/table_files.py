@@ -212,7 +212,9 @@ def _with_decimal(sign: str, content: bytes, by: str, like: pa.Schema, quoted: b
         read_options=pa_csv.ReadOptions(block_size=min(max(len(content), 1) + 1, LARGEST_BLOCK)),
         parse_options=pa_csv.ParseOptions(delimiter=by, quote_char='"' if quoted else False, newlines_in_values=quoted),
         convert_options=pa_csv.ConvertOptions(
-            decimal_point=sign, column_types=dict.fromkeys(_texts(like), pa.string())
+            decimal_point=sign,
+            column_types=dict.fromkeys(_texts(like), pa.string()),
+            null_values=[*pa_csv.ConvertOptions().null_values, " "],  # of numbers; texts keep each cell as it is
         ),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,8 +106,8 @@ def _of_texts(label: str, text: str, words: Mapping[str, float], reasons: list[s
     left = [each for each in words if each not in (text, *pair)]
     told = [f"not used: {_listed(left)}, since a model of texts takes texts alone"] if left else []
     if pair:
-        both = ", ".join(each for each in words if each in (text, pair[0]))
-        told = [f"not used: {_listed(pair)}; for pairs of texts, set `text_column: [{both}]`", *told]
+        both = json.dumps([each for each in words if each in (text, pair[0])], ensure_ascii=False)
+        told = [f"not used: {_listed(pair)}; for pairs of texts, set `text_column: {both}`", *told]
     return Roles(label, (text,), (), (*reasons, *told))
 
 
