@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,8 @@ FREE_TIMEOUT_S = 15.0
 """Waiting time for a GPU after which the run notifies the user."""
 GPU_TYPE = "accelerator_type:"
 """Begins the resource by which Ray names the type of a node's GPUs."""
+WITHOUT_BFLOAT16 = re.compile(r"[KMP]\d+|T4|V100|GeForce-(GTX|RTX-20)|TITAN|Quadro")
+"""Begins the types that lack bfloat16 in hardware: NVIDIA GPUs older than the A100."""
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 DASHBOARD = "the URL of a dashboard, which takes jobs: `stillhouse submit --address URL`"
 CLIENT = (
@@ -168,8 +171,8 @@ def reach(address: str) -> None:
 def survey(timeout_s: float) -> Machines:
     """The nodes of the connected cluster, and those that its autoscaler may add.
 
-    One GPU of each type that is there now answers for all of its type. Raises: `RunError` where the cluster declares
-    GPUs, and none is available within `timeout_s`.
+    One GPU of each type that is there now answers for all of its type. Only the first answer is waited for in
+    full. Raises: `RunError` where the cluster declares GPUs, and none is available within `timeout_s`.
     """
     import ray
 
@@ -212,29 +215,37 @@ def gpu_types(alive: Sequence[Mapping[str, float]], gpus: float) -> dict[str | N
     return found or {None: min(1.0, gpus)}
 
 
-def of_gpus(nodes: tuple[Node, ...], answers: Sequence[tuple[int, bool] | None]) -> Machines:
+def of_gpus(nodes: tuple[Node, ...], answers: Mapping[str | None, tuple[int, bool] | None]) -> Machines:
     """What holds for GPUs of all types, so that keys do not depend on the one that a task gets: the least memory, and
     bfloat16 where each has it.
 
-    answers: by type, bytes of memory and whether it has bfloat16; None of a type that did not answer.
+    answers: by type, bytes of memory and whether it has bfloat16; None of a type that did not answer: its name
+    decides, so that keys do not depend on the GPUs that are in use.
     """
-    known = [answer for answer in answers if answer is not None]
+    known = [answer for answer in answers.values() if answer is not None]
     memory = min(found for found, _ in known)
-    bfloat16 = len(known) == len(answers) and all(has for _, has in known)
+    bfloat16 = all(_named_with_bfloat16(kind) if answer is None else answer[1] for kind, answer in answers.items())
     return Machines(nodes, cuda=memory > 0, gpu_memory=float(memory), bfloat16=bfloat16)
+
+
+def _named_with_bfloat16(kind: str | None) -> bool:
+    return kind is not None and not WITHOUT_BFLOAT16.match(kind)
 
 
 def _answered(
     asked: Mapping[str | None, ray.ObjectRef[tuple[int, bool]]], gpus: float, timeout_s: float
-) -> list[tuple[int, bool] | None]:
+) -> dict[str | None, tuple[int, bool] | None]:
     """The answer of each type of GPU; None of one that had none to be had. Raises: `RunError` where all are such."""
     import ray
 
     every: list[Any] = [*asked.values()]
-    there, missing = ray.wait(every, num_returns=len(every), timeout=min(FREE_TIMEOUT_S, timeout_s))
-    if missing:
+    brief_s = min(FREE_TIMEOUT_S, timeout_s)
+    there, missing = ray.wait(every, num_returns=len(every), timeout=brief_s)
+    if not there:
         logger.warning("waiting for one of the cluster's %g GPUs: in use, or on nodes that have to be started", gpus)
-        there, missing = ray.wait(every, num_returns=len(every), timeout=timeout_s)
+        there, missing = ray.wait(every, num_returns=1, timeout=timeout_s)
+        if there and missing:
+            there, missing = ray.wait(every, num_returns=len(every), timeout=brief_s)
     if not there:
         raise RunError(
             f"none of the cluster's {gpus:g} GPUs was to be had within {timeout_s:g} s: all are in use, or the "
@@ -245,11 +256,12 @@ def _answered(
         if answer in missing:
             ray.cancel(answer)
             logger.warning(
-                "no GPU of type %s was to be had within %g s: `precision: auto` is float32. Set it, or free one",
+                "no GPU of type %s was to be had within %g s: `precision: auto` takes it, by name, as with%s bfloat16",
                 kind,
-                timeout_s,
+                brief_s,
+                "" if _named_with_bfloat16(kind) else "out",
             )
-    return [None if answer in missing else ray.get(answer) for answer in every]
+    return {kind: None if answer in missing else ray.get(answer) for kind, answer in asked.items()}
 
 
 def expected() -> Machines | None:

@@ -217,7 +217,9 @@ class EnsembleSpec(Spec):
     """Resources that Ray reserves for each member."""
     precision: Precision = "auto"
     """Precision of the members' matrix products, in the pass and in the evaluation. `auto`: bfloat16 on GPUs that
-    support it, else float32; of several types of GPUs all must, and one of each that the cluster has now is asked."""
+    support it, else float32. Of several types of GPUs all must: one GPU of each type that the cluster has now is asked,
+    and the name decides for a type that is in use. Different GPUs in one node, or of a type that Ray does not know, are
+    not told apart: set the precision there."""
     micro_batch_size: Count | None = None
     """Examples per forward pass of a member, in the pass and in the evaluation. Left out: 1,024, fewer for large
     examples. A resumed pass keeps the value of its existing parts."""

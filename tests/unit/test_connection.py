@@ -90,8 +90,37 @@ def test_one_gpu_of_each_type_decides_for_all() -> None:
     assert connection.gpu_types([{"GPU": 0.5}], 0.5) == {None: 0.5}
     assert connection.gpu_types([{"CPU": 8.0}], 3.0) == {None: 1.0}, "of a node that is to be started"
     nodes = (Node(8.0, 4.0), Node(8.0, 1.0))
-    mixed = connection.of_gpus(nodes, [(16, False), (24, True)])
+    mixed = connection.of_gpus(nodes, {"T4": (16, False), "A10G": (24, True)})
     assert mixed.cuda and mixed.gpu_memory == 16.0 and mixed.settled("auto", "cuda") == "float32"
-    assert connection.of_gpus(nodes, [(24, True), (24, True)]).settled("auto", "cuda") == "bfloat16"
-    assert not connection.of_gpus(nodes, [None, (24, True)]).bfloat16
-    assert not connection.of_gpus(nodes, [(0, False)]).cuda
+    assert connection.of_gpus(nodes, {"L4": (24, True), "A10G": (24, True)}).settled("auto", "cuda") == "bfloat16"
+    for busy, has in {
+        "A100": True,
+        "GeForce-RTX-4090": True,
+        "T4": False,
+        "GeForce-RTX-2080-Ti": False,
+        None: False,
+    }.items():
+        assert connection.of_gpus(nodes, {busy: None, "A10G": (24, True)}).bfloat16 is has, "by its name"
+    assert not connection.of_gpus(nodes, {None: (0, False)}).cuda
+
+
+@pytest.mark.parametrize(
+    ("late", "waits"), [(0, [(2, 15.0)]), (1, [(2, 15.0), (1, 900.0), (2, 15.0)])], ids=["one free", "all in use"]
+)
+def test_a_type_of_gpu_that_is_in_use_is_not_waited_for_in_full(
+    late: int, waits: list[tuple[int, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[tuple[int, float]] = []
+    cancelled: list[str] = []
+
+    def wait(every: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+        waited.append((num_returns, timeout))
+        there = every[: len(waited) > late]
+        return there, every[len(there) :]
+
+    monkeypatch.setattr("ray.wait", wait)
+    monkeypatch.setattr("ray.get", lambda answer: (24, True))
+    monkeypatch.setattr("ray.cancel", cancelled.append)
+    asked: Any = {"A10G": "first", "T4": "second"}
+    assert connection._answered(asked, 2.0, 900.0) == {"A10G": (24, True), "T4": None}
+    assert waited == waits and cancelled == ["second"]
