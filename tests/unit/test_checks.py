@@ -1,8 +1,12 @@
 """What teachers say when they start, looked at together."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
+from orchestrator.stages import teaching
 from orchestrator.teachers import checks
 from workers.errors import RunError
 
@@ -52,6 +56,20 @@ def test_one_that_is_not_sure_is_noted() -> None:
         "member-1 takes classes for each other, and is not sure: what the others say is 0 it calls 1"
     )
     assert checks.check(of_members(), LABELS, CLASSES) == ()
+
+
+def test_a_note_is_not_repeated_at_the_check_of_a_teacher_that_is_back() -> None:
+    unsure = (0.1 * sure_of((LABELS + 1) % CLASSES) + 0.9 / CLASSES).astype(np.float32)
+    transfer: Any = SimpleNamespace(labels_of=lambda ids: LABELS[ids])
+    layout = SimpleNamespace(piece_ids=lambda piece: np.arange(200))
+    made: Any = SimpleNamespace(planned=SimpleNamespace(classes=CLASSES), layout=layout)
+    pool: Any = SimpleNamespace(probes=lambda: of_members(member_1=unsure), one_of_each_node=lambda: [])
+    numerics: Any = SimpleNamespace(micro_batch=1024)
+    notes: list[str] = []
+    check = teaching._check(transfer, [], made, numerics, notes.append)
+    check(pool)
+    check(pool)
+    assert len(notes) == 1
 
 
 def test_all_of_them_in_another_order() -> None:
