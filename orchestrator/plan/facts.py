@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 
 from orchestrator.cluster.resources import Machines
 from workers.data.dataset import Dataset
-from workers.data.examples import arrays_of, embedded, values_of
+from workers.data.examples import Columns, arrays_of, columns_of, embedded, values_of
 from workers.data.masked_texts import MaskedColumns
+from workers.data.ragged import Ragged
+from workers.data.texts import is_text
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class DataFacts:
 
     examples: number of transfer examples in one view. values: numbers per example. positions: mean number of rows of
     soft targets per example. embedded: numbers that a model makes of each value (`examples.embedded`).
-    held: bytes of all splits in memory; mapped files are not in it.
+    held: bytes of all splits in memory; mapped files are not in it. texts: those of them that are texts.
     """
 
     examples: int
@@ -26,6 +28,7 @@ class DataFacts:
     positions: float = 1.0
     embedded: int = 1
     held: int = 0
+    texts: int = 0
 
     @classmethod
     def of(cls, dataset: Dataset) -> DataFacts:
@@ -33,6 +36,13 @@ class DataFacts:
         every = [*dataset.inputs.values()]
         every += [x.texts.columns for x in every if isinstance(x, MaskedColumns) and x.texts is not None]
         arrays = {id(array): array.nbytes for x in every for array in arrays_of(x)}
+        texts = {
+            id(array): array.nbytes
+            for x in every
+            for name, column in columns_of(x).items()
+            if isinstance(column, Ragged) and is_text(name, column)
+            for array in arrays_of(Columns({name: column}))
+        }
         return cls(
             examples=len(transfer),
             views=dataset.views,
@@ -41,11 +51,12 @@ class DataFacts:
             positions=transfer.rows.mean,
             embedded=embedded(transfer.x),
             held=sum(arrays.values()),
+            texts=sum(texts.values()),
         )
 
     def of_size(self, examples: int, times: float) -> DataFacts:
         """The same data with so many transfer examples, and `times` as many examples in all splits together."""
-        return replace(self, examples=examples, held=round(times * self.held))
+        return replace(self, examples=examples, held=round(times * self.held), texts=round(times * self.texts))
 
 
 @dataclass(frozen=True)

@@ -339,6 +339,7 @@ def test_a_plan_counts_the_texts_that_are_still_to_be_tokenized(
     waiting = [x.texts.columns for x in part.inputs.values() if isinstance(x, MaskedColumns) and x.texts is not None]
     held = {id(a): a.nbytes for x in (*waiting, *part.inputs.values()) for a in arrays_of(x)}
     assert waiting and DataFacts.of(part).held == sum(held.values())
+    assert 0 < DataFacts.of(part).texts < sum(held.values())
 
 
 def test_a_run_tokenizes_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

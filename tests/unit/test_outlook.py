@@ -199,6 +199,12 @@ def test_the_data_are_part_of_the_memory_of_a_node(tmp_path: Path) -> None:
     assert largest_in_memory(alone(several))[1] - largest_in_memory(alone(running))[1] == 2**33
     (lacking,) = misfits(alone(running), outlook(running, RATES), None)
     assert lacking.startswith("data: they take 8.0 GiB of Ray's shared memory, and the smallest node has 4.0 GiB")
+    for data, machines in (
+        (replace(held.data, texts=2**33), running.machines),  # replaced by tokens before they are shared
+        (held.data, Machines(nodes[:1], cuda=False)),  # Ray in place
+    ):
+        fits = replace(held, facts=replace(held.facts, data=data, machines=machines))
+        assert not any(each.startswith("data:") for each in misfits(alone(fits), outlook(fits, RATES), None))
 
 
 def test_more_examples_take_more_memory() -> None:
