@@ -20,6 +20,7 @@ from workers.errors import RunError
 from workers.evaluation import class_order
 from workers.inference import teacher
 from workers.inference.teacher import Member
+from workers.models import outputs
 from workers.targets.soft_targets import Numerics
 
 Probabilities = NDArray[np.float32]
@@ -55,7 +56,7 @@ def apart(one: Probabilities, other: Probabilities) -> float:
 def check_copy(probe: Probabilities, member: Member, x: Inputs, numerics: Numerics) -> None:
     """Raise `RunError` where a teacher's output for `x` differs from that of the driver's copy on its CPU."""
     with torch.no_grad():
-        own = torch.softmax(teacher.load(member)(x).logits, dim=-1).numpy()
+        own = outputs.probabilities(teacher.load(member)(x).logits).numpy()
     off = apart(probe, own)
     alike = numerics.device == "cpu" and numerics.precision != "bfloat16"
     expected = AGREEMENT if alike else ROUGH_AGREEMENT

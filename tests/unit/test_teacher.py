@@ -232,3 +232,9 @@ def test_what_is_sent_narrow_is_what_models_take(kind: str) -> None:
     assert narrow.nbytes <= max(rows.nbytes, 12) or kind in ("float64", "bool")
     assert torch.equal(gather(rows, np.array([2, 0]), narrow=True), narrow[[2, 0]])
     assert widened(wide) is wide  # on a CPU nothing is copied once more
+
+
+def test_a_probe_of_a_network_that_ends_in_a_softmax_is_what_it_returns() -> None:
+    net = nn.Sequential(nn.Linear(8, 4), nn.Softmax(-1))
+    found = Teacher({"a": net}).probe(X)["a"]
+    np.testing.assert_allclose(found, net(X).detach().numpy(), atol=1e-6)

@@ -841,3 +841,12 @@ def test_masked_texts_are_not_all_masked_to_check_the_order_of_classes() -> None
     """Their classes are tokens, which are compared by their ids."""
     network: Any = None  # not asked either
     trial._check_order(network, Split(np.zeros((4, 8), np.float32), None), ())
+
+
+def test_the_order_of_classes_is_checked_where_a_network_ends_in_a_softmax() -> None:
+    labels, linear = np.arange(30) % 3, torch.nn.Linear(3, 3, bias=False)
+    linear.weight.data = 20 * torch.eye(3)
+    x = np.eye(3, dtype=np.float32)[(labels + 1) % 3]
+    net = torch.nn.Sequential(linear, torch.nn.Softmax(-1))
+    with pytest.raises(RequestError, match="classes in another order: what the labels say is 0 it calls 1"):
+        trial._check_order(Network(TorchPredictor(net), "'net'", 3, x, "ensemble"), Split(x, labels), ())

@@ -24,7 +24,7 @@ from workers.data.arrays import MICRO_BATCH
 from workers.data.collate import Collator, Inputs, collate, rows_of, split_rows, widened
 from workers.device import device as own_device
 from workers.errors import BadAnswer
-from workers.models import checkpoints, predictor
+from workers.models import checkpoints, outputs, predictor
 from workers.models import provenance as model_provenance
 from workers.models.precision import autocast
 from workers.models.predictor import Predictor
@@ -169,11 +169,12 @@ class Teacher:
 
     @torch.no_grad()
     def probe(self, x: Inputs | Batches) -> dict[str, NDArray[np.float32]]:
-        """Each member's probabilities of a few examples, computed as in a pass: [n, K] float32 at T = 1."""
+        """Each member's `outputs.probabilities` of a few examples, computed as in a pass: [n, K] float32."""
         found: dict[str, NDArray[np.float32]] = {}
         for names, forward in self._waves(self.predictors):
             answers = [forward(batch) for batch in self._own(x, names[0]).split(self.micro_batch)]
-            found |= zip(names, torch.softmax(torch.cat(answers, dim=1), dim=-1).cpu().numpy(), strict=True)
+            each = [outputs.probabilities(logits).cpu().numpy() for logits in torch.cat(answers, dim=1)]
+            found |= zip(names, each, strict=True)
         return found
 
     def soften_all(

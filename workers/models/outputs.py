@@ -11,6 +11,8 @@ from torch import Tensor
 Layers = tuple[Tensor, ...]
 LAYERS = ("hidden_states", "queries", "keys", "values")
 """Fields of `Outputs` with a tensor for each layer."""
+SUMS_TO_1 = 1e-2
+"""Tolerance for the sum of a row of probabilities, which bfloat16 has rounded."""
 
 
 class Outputs(NamedTuple):
@@ -51,3 +53,16 @@ class Outputs(NamedTuple):
     def _each(self, change: Callable[[Tensor], Tensor]) -> Outputs:
         hidden, queries, keys, values = (tuple(map(change, getattr(self, name))) for name in LAYERS)
         return Outputs(change(self.logits), hidden, queries, keys, values, self.mask)
+
+
+def are_probabilities(logits: Tensor) -> bool:
+    """Whether the rows of `logits` [P, K] are non-negative and sum to 1, as of a network that ends in a softmax."""
+    return bool((logits >= 0).all()) and bool(((logits.float().sum(dim=-1) - 1).abs() <= SUMS_TO_1).all())
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """What a model answers [P, K], float32: its softmax, or `logits` themselves where they are probabilities already.
+
+    A second softmax would hide how sure the model is.
+    """
+    return logits.float() if are_probabilities(logits) else logits.float().softmax(dim=-1)

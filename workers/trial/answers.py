@@ -21,7 +21,7 @@ from workers.data.examples import Examples, columns_of
 from workers.data.ragged import Ragged
 from workers.data.tokens import IDS, vocabulary
 from workers.errors import RequestError
-from workers.models import checked
+from workers.models import checked, outputs
 from workers.models.comparison import ALONE, SAME, apart, finite, lost
 from workers.models.predictor import Predictor
 from workers.trial.odd_rows import OddRow
@@ -30,7 +30,6 @@ ROWS, ODD_ROWS = 8, 256
 """Most rows of a forward pass: where outputs are compared, and of odd rows."""
 AFFORDABLE_S = 2.0
 """Approximate time budget of one forward and backward pass, and of all odd rows together."""
-SUMS_TO_1 = 1e-4
 FIRST = np.zeros(1, np.int64)
 
 
@@ -117,7 +116,7 @@ def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
         )
     _check_odd(network, odd)
     _check_largest_token(network)
-    if bool((first >= 0).all()) and bool(((first.float().sum(dim=-1) - 1).abs() <= SUMS_TO_1).all()):
+    if outputs.are_probabilities(first):
         return (
             f"The {network} returns probabilities (its rows sum to 1: a softmax at the end?). Expected logits: the "
             "loss takes a softmax of its own, at its temperature. Leave the model's out.",

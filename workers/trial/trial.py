@@ -28,7 +28,7 @@ from workers.data.examples import Examples
 from workers.data.labels import UNLABELLED
 from workers.errors import RequestError
 from workers.evaluation import class_order
-from workers.models import at_positions, checked, checkpoints, predictor, teacher_layers, torch_module
+from workers.models import at_positions, checked, checkpoints, outputs, predictor, teacher_layers, torch_module
 from workers.models.comparison import finite, some
 from workers.models.hidden import observe
 from workers.models.outputs import Outputs
@@ -225,7 +225,7 @@ def _check_order(network: Network, examples: Split, names: Sequence[str]) -> tup
     sure: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
     for start in range(0, len(ids), at_once):
         rows = ids[start : start + at_once]
-        probabilities = network.answers(network.some(rows)).float().softmax(dim=-1).numpy()
+        probabilities = outputs.probabilities(network.answers(network.some(rows))).numpy()
         answers.append(probabilities.argmax(axis=1))
         sure.append(class_order.confidence(probabilities))
         labels.append(examples.labels_of(rows))
