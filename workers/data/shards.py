@@ -53,8 +53,8 @@ def files(uri: str, endings: Collection[str], expected: str = "") -> list[str]:
 def table(uris: Sequence[str], like: pa.Schema = table_files.NOTHING, *, of_texts: bool = False) -> pa.Table:
     """The rows of all files of a split, one file after another.
 
-    like, of_texts: as of `table_files.read`. Without like, a column that is text in one file is text in all, as it is
-    spelled, and a decimal comma is one in all.
+    like, of_texts: as of `table_files.read`. Without like, a column that is text in one CSV is text in all, as it is
+    spelled, and a decimal comma is one in all; of JSON lines, dates alone become texts.
 
     Raises: `RequestError` where a file cannot be read, or has other columns than the first.
     """
