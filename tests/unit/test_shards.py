@@ -130,3 +130,10 @@ def test_a_folder_has_files_of_one_kind(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=message):
         loaded(tmp_path, "table", "")
     assert len(loaded(tmp_path, "table", "/*.parquet").train) == 60
+
+
+def test_the_suggested_pattern_names_the_kind_of_most_files(tmp_path: Path) -> None:
+    for name in ("about.json", "b.CSV.gz", "c.CSV.gz"):
+        (tmp_path / name).touch()
+    with pytest.raises(RequestError, match=r"'b\.CSV\.gz' and 'about\.json' .* such as '.*/\*\.CSV\.gz'\.$"):
+        shards.files(str(tmp_path), table_files.READERS)

@@ -39,13 +39,15 @@ def files(uri: str, endings: Collection[str], expected: str = "") -> list[str]:
         return [uri]
     if not found:
         raise RequestError(f"'{uri}': no file of data. Expected {expected or ', '.join(endings)}.{inner}")
-    kinds = {table_files.READERS.get(table_files.ending(each)): each for each in reversed(found)}
+    kinds: dict[object, list[str]] = {}
+    for each in found:
+        kinds.setdefault(table_files.READERS.get(table_files.ending(each)), []).append(each)
     if len(kinds) > 1:
-        one, other = sorted(kinds.values())[:2]
+        one, other = (each[0] for each in sorted(kinds.values(), key=len, reverse=True)[:2])
         raise RequestError(
             f"'{uri}': '{posixpath.basename(one)}' and '{posixpath.basename(other)}' are files of several kinds. "
             f"Expected one kind; name its files by a pattern, such as '{storage.join(storage.parent(one), '*')}"
-            f"{table_files.ending(one)}'."
+            f"{table_files.suffix(one)}'."
         )
     return found
 

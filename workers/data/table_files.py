@@ -52,6 +52,13 @@ def ending(uri: str) -> str:
     return posixpath.splitext(base)[1] if last in storage.COMPRESSED else last
 
 
+def suffix(uri: str) -> str:
+    """The ending of a file's name as it is written, with that of a compression: `.csv.gz`."""
+    last = posixpath.splitext(uri)[1]
+    size = len(ending(uri)) + (len(last) if last.lower() in storage.COMPRESSED else 0)
+    return uri[len(uri) - size :]
+
+
 def is_quoted(uri: str, *, of_texts: bool) -> bool:
     """Whether quotes around a value are no part of it. In a TSV of texts they are characters like all others."""
     return not (of_texts and ending(uri) == ".tsv")
