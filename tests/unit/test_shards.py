@@ -119,6 +119,9 @@ def test_commas_that_are_unclear_in_all_files_stay_so(tmp_path: Path) -> None:
     found = shards.table(of_csv(tmp_path, "a;b\n1,250;u\n", "a;b\nred;v\n"))
     table_files.check_commas("a.csv", found, ["a"])
     assert found.column("a").to_pylist() == ["1,250", "red"]
+    for contents in (("a;c\n1,250;2,250\n", "a;c\nred;\n"), ("a;c\n1,250;\n", "a;c\n;2,250\n")):
+        with pytest.raises(RequestError, match="'c' has 2,250, whose comma"):
+            table_files.check_commas("a.csv", shards.table(of_csv(tmp_path, *contents)), ["c"])
 
 
 def test_a_folder_has_files_of_one_kind(tmp_path: Path) -> None:

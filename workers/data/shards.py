@@ -104,8 +104,8 @@ def concatenated(tables: Mapping[str, pa.Table]) -> pa.Table:
             f"'{next(iter(tables))}' and the other files of its split have values that no type holds together "
             f"({first_line(error)}). Write them with the same types."
         ) from error
-    marks = [mark for each in reversed([*tables.values()]) for mark in (each.schema.metadata or {}).items()]
-    return found.replace_schema_metadata(dict(marks))  # Arrow keeps those of the first table alone
+    marks = table_files.united([each.schema for each in tables.values()])  # Arrow keeps those of the first table alone
+    return found.replace_schema_metadata(marks)
 
 
 def schema(schemas: Mapping[str, pa.Schema]) -> pa.Schema:

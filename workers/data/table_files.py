@@ -154,6 +154,13 @@ def _unclear(schema: pa.Schema) -> list[str]:
     return [str(name) for name in json.loads((schema.metadata or {}).get(UNCLEAR, b"[]"))]
 
 
+def united(schemas: Sequence[pa.Schema]) -> dict[bytes, bytes]:
+    """The metadata of a table that joins those of `schemas`: of each key the first, and the unclear columns of all."""
+    marks = {key: mark for each in reversed(schemas) for key, mark in (each.metadata or {}).items()}
+    unclear = list(dict.fromkeys(name for each in schemas for name in _unclear(each)))
+    return marks | ({UNCLEAR: json.dumps(unclear).encode()} if unclear else {})
+
+
 def common(schemas: Sequence[pa.Schema]) -> pa.Schema:
     """A schema as `like` of `read` for all files of a split: what is text in one is text, and a decimal comma is one.
 
@@ -195,10 +202,10 @@ def _separated(content: bytes, by: str, like: pa.Schema, *, quoted: bool = True)
     if not gained:
         return found
     unclear = all(_matching(found.column(k), WITH_COMMA) == _matching(found.column(k), THOUSANDS) for k in gained)
-    if unclear and like is NOTHING:
+    if unclear and not _has_decimal_comma(like):
         names = [found.column_names[k] for k in gained]
         return found.replace_schema_metadata({UNCLEAR: json.dumps(names)})
-    if (False, True) in texts or (unclear and not _has_decimal_comma(like)):
+    if (False, True) in texts:
         return found
     return other.replace_schema_metadata({DECIMAL: b","})
 
