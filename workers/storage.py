@@ -44,6 +44,11 @@ LOCAL = ("file://", "local://")
 _PROTOCOL = re.compile(r"[A-Za-z][\w+.-]*(::[A-Za-z][\w+.-]*)*://")
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma", ".zst": "backports.zstd", ".lz4": "lz4"}
 """Endings of compressed files, and the module that reads each; the last two are packages of their own."""
+FILES = (
+    *COMPRESSED, ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt", ".npz", ".npy",
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".skops", ".onnx",
+)  # fmt: skip
+"""Endings of what is read as a file. Others may be of a folder, as in `bert-v1.0`, which HTTP calls a file, too."""
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile)
 """What decompression raises for a damaged file."""
 ANSWERS = (
@@ -137,11 +142,11 @@ def exists(uri: str) -> bool:
 
 
 def is_folder(uri: str) -> bool:
-    """Whether a folder exists. Of a name with an ending, a file is asked for first: that needs no listing of the
-    storage, for which the credentials may not suffice."""
+    """Whether a folder exists. Of a name with an ending of `FILES`, a file is asked for first: that needs no listing of
+    the storage, for which the credentials may not suffice."""
     fs, path = filesystem(uri)
-    has_ending = posixpath.splitext(path)[1] != ""
-    return bool(_patiently(uri, lambda: not (has_ending and fs.isfile(path)) and fs.isdir(path)))
+    ends_as_file = path.lower().endswith(FILES)
+    return bool(_patiently(uri, lambda: not (ends_as_file and fs.isfile(path)) and fs.isdir(path)))
 
 
 def read_bytes(uri: str) -> bytes:

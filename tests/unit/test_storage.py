@@ -124,6 +124,13 @@ def test_a_file_is_known_without_a_listing(monkeypatch: pytest.MonkeyPatch) -> N
             storage.is_folder(BASE)
 
 
+def test_a_folder_with_a_dot_in_its_name_is_not_asked_for_as_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP calls each address that answers a file, also a folder's."""
+    monkeypatch.setattr(Flaky, "isfile", lambda fs, path: True)
+    storage.write_text(f"{BASE}/bert-v1.0/config.json", "{}")
+    assert storage.is_folder(f"{BASE}/bert-v1.0") and not storage.is_folder(f"{BASE}/bert-v1.0/config.json")
+
+
 def test_what_is_forbidden_is_asked_once() -> None:
     Flaky.failures, Flaky.error = 100, PermissionError
     with pytest.raises(RequestError, match=r"'flaky://folder/file': no access .PermissionError"):
