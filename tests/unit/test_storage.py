@@ -126,8 +126,8 @@ def test_a_file_is_known_without_a_listing(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_folder_with_a_dot_in_its_name_is_not_asked_for_as_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """HTTP calls each address that answers a file, also a folder's."""
-    monkeypatch.setattr(Flaky, "isfile", lambda fs, path: True)
     storage.write_text(f"{BASE}/bert-v1.0/config.json", "{}")
+    monkeypatch.setattr(Flaky, "isfile", lambda fs, path: True)
     assert storage.is_folder(f"{BASE}/bert-v1.0") and not storage.is_folder(f"{BASE}/bert-v1.0/config.json")
 
 
