@@ -372,6 +372,19 @@ def test_files_that_differ_in_numbers_are_one_split(tmp_path: Path) -> None:
             splits.given([str(tmp_path / name) for name in asked], "")
 
 
+def test_a_pattern_may_name_several_splits(tmp_path: Path) -> None:
+    expected = {}
+    for split in ("train", "test"):
+        expected[split] = f"{tmp_path}/{split}.csv"
+        (tmp_path / split).mkdir()
+        for path in (f"{split}.csv", f"{split}/part-0.csv", f"{split}/part-1.csv"):
+            (tmp_path / path).write_text("a,b\n1,2\n")
+    assert splits.given([f"{tmp_path}/*.csv"], "").splits == expected
+    of_folders = {split: f"{tmp_path}/{split}/part-*.csv" for split in expected}
+    assert splits.given([f"{tmp_path}/*/part-*.csv"], "").splits == of_folders
+    assert splits.given([f"{tmp_path}/train*.csv"], "").splits == {"train": f"{tmp_path}/train*.csv"}
+
+
 def test_the_files_of_a_folder_may_have_its_split_in_their_names(tmp_path: Path) -> None:
     for folder in ("train", "dev"):
         (tmp_path / folder).mkdir()

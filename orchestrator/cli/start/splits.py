@@ -110,7 +110,7 @@ def _expanded(uri: str, place: str, *, is_named: bool) -> list[Found]:
     """The data at a URI. place: the folder that `init` writes into. is_named: whether the user names the URI."""
     if not storage.exists(uri):
         if "*" in uri:
-            return [_of_pattern(uri)]
+            return _of_pattern(uri)
         raise RequestError(f"'{uri}': no such file or folder. Expected {KINDS}.")
     if not storage.is_folder(uri):
         return [_of_file(uri)]
@@ -138,12 +138,19 @@ def _of_file(uri: str) -> Found:
     return Found(uri, _kind(uri), split_of(uri))
 
 
-def _of_pattern(uri: str) -> Found:
-    """The tables that a pattern names. The split is in its name, or in that of its folder."""
-    others = [each for each in shards.files(uri, TABLES) if table_files.ending(each) not in TABLES]
+def _of_pattern(uri: str) -> list[Found]:
+    """The tables that a pattern names, one by one where they are of several splits.
+
+    The split is in the name of a table, in that of its folder, or in the pattern.
+    """
+    files = shards.files(uri, TABLES)
+    others = [each for each in files if table_files.ending(each) not in TABLES]
     if others:
         raise RequestError(f"--data '{uri}': '{others[0]}' is no table. Expected a pattern of {', '.join(TABLES)}.")
-    return Found(uri, "table", split_of(uri) or split_of(storage.parent(uri)))
+    asked = split_of(uri) or split_of(storage.parent(uri))
+    found = [Found(each, "table", split_of(each) or split_of(storage.parent(each)) or asked) for each in files]
+    of_pattern = {each.split for each in found}
+    return found if len(of_pattern) > 1 else [Found(uri, "table", of_pattern.pop())]
 
 
 def _of_folder(uri: str, place: str, *, is_named: bool) -> Found | None:
