@@ -350,7 +350,7 @@ def test_a_folder_of_one_table_is_its_file(tmp_path: Path) -> None:
     assert found.splits == {split: str(tmp_path / split / "part-0.csv") for split in ("train", "test")}
 
 
-def test_files_that_differ_in_numbers_are_one_split(tmp_path: Path) -> None:
+def test_files_that_a_number_counts_are_one_split(tmp_path: Path) -> None:
     names = ["train-00000-of-00002.csv", "train-00001-of-00002.csv", "test-00000-of-00001.csv"]
     for seed, name in enumerate(names):
         table(60, seed).to_csv(tmp_path / name, index=False)
@@ -370,6 +370,18 @@ def test_files_that_differ_in_numbers_are_one_split(tmp_path: Path) -> None:
     ):
         with pytest.raises(RequestError, match=message):
             splits.given([str(tmp_path / name) for name in asked], "")
+
+
+@pytest.mark.parametrize(
+    "names", ["train_v1 train_v2", "train-fold-1 train-fold-2", "train-2019 train-2020", "train-0 train-2"]
+)
+def test_files_that_no_number_counts_are_not_merged(names: str, tmp_path: Path) -> None:
+    for seed, name in enumerate(names.split()):
+        table(60, seed).to_csv(tmp_path / f"{name}.csv", index=False)
+    with pytest.raises(RequestError, match="both named like `train`"):
+        splits.given([str(tmp_path)], "")
+    seen = look.look(splits.given([f"{tmp_path}/train*.csv"], ""), "kind")
+    assert "train: 2 files, `train*.csv`" in seen.reasons
 
 
 def test_a_pattern_may_name_several_splits(tmp_path: Path) -> None:

@@ -169,7 +169,16 @@ def _table(found: Given, label: str | None, text: str | None, notes: list[str]) 
         section = {"kind": "table", **found.splits, "label_column": roles.label}
         if len(roles.features) + 1 < len(head.column_names):  # else all are features, as by default
             section["feature_columns"] = list(roles.features)
-    return section, [*roles.reasons]
+    return section, [*_patterns(found), *roles.reasons]
+
+
+def _patterns(found: Given) -> list[str]:
+    """Of each split that is a pattern: how many files it names."""
+    return [
+        f"{split}: {len(shards.files(uri, table_files.READERS)):,} files, `{posixpath.basename(uri)}`"
+        for split, uri in found.splits.items()
+        if "*" in uri
+    ]
 
 
 def _first(uri: str) -> str:

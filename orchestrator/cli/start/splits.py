@@ -22,6 +22,8 @@ TABLES = tuple(table_files.READERS)
 KINDS = f"a table ({', '.join(TABLES)}), a folder or a pattern of tables, an npz, or a folder of images"
 NUMBER = re.compile(r"\d+(?=.*\.)")
 """A number in a file's name, before its ending."""
+COUNTING = re.compile(r"(?<!fold)[-_.]$|(part|shard)$", re.IGNORECASE)
+"""What stands before a number that counts the files of a split. Others number versions or folds, as in `train_v1`."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,21 @@ def _together(split: str, found: Sequence[Found]) -> str:
     if len(uris) == 1:
         return uris[0]
     pattern = _pattern(uris) if all(each.kind == "table" for each in found) else None
-    if pattern is None:
+    if pattern is None or not _are_counted(uris):
         raise RequestError(
             f"--data: '{uris[0]}' and '{uris[1]}' are both named like `{split}`. Give one of them, or for several "
             "tables a folder or a pattern."
         )
     return pattern
+
+
+def _are_counted(uris: Sequence[str]) -> bool:
+    """Whether one number in the names counts the files from 0 or 1. uris: of names that differ in numbers alone."""
+    names = [posixpath.basename(uri) for uri in uris]
+    numbers = [each for each in zip(*map(NUMBER.finditer, names), strict=True) if len({at.group() for at in each}) > 1]
+    found = sorted(int(at.group()) for at in numbers[0])
+    counts = COUNTING.search(names[0][: numbers[0][0].start()]) is not None
+    return len(numbers) == 1 and counts and found in (list(range(len(uris))), list(range(1, len(uris) + 1)))
 
 
 def _pattern(uris: Sequence[str]) -> str | None:
