@@ -431,6 +431,12 @@ def test_what_lies_in_a_folder_of_a_program_is_no_data(tmp_path: Path) -> None:
     assert splits.has_data(str(tmp_path))
 
 
+def test_json_is_data_where_it_is_named_like_a_split(tmp_path: Path) -> None:
+    for name in ("train.json", "test.json", "package.json"):
+        (tmp_path / name).write_text("{}")
+    assert splits.given([], str(tmp_path)).splits == {split: f"{tmp_path}/{split}.json" for split in ("train", "test")}
+
+
 def test_what_is_no_data(tmp_path: Path) -> None:
     for name, message in (("a.xlsx", "An Excel sheet"), ("a.pkl", "A pickle could run code"), ("a.bin", "no kind")):
         (tmp_path / name).write_bytes(b"\x80")

@@ -198,10 +198,14 @@ def _inner(uri: str) -> list[str]:
 
 def _is_data(name: str, *, is_named: bool) -> bool:
     """Whether a file in a folder is data by its name. is_named: whether the user names the folder; in others a JSON
-    may be of any program."""
+    that is named like no split may be of any program."""
     generated = name.endswith(".schema.json") or name in ("config.json", "report.json")
     ending = table_files.ending(name)
-    return not generated and (name.endswith(".npz") or ending in TABLES) and (is_named or ending != ".json")
+    return (
+        not generated
+        and (name.endswith(".npz") or ending in TABLES)
+        and (is_named or ending != ".json" or split_of(name) is not None)
+    )
 
 
 def _kind(uri: str) -> str:
