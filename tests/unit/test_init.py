@@ -437,6 +437,15 @@ def test_json_is_data_where_it_is_named_like_a_split(tmp_path: Path) -> None:
     assert splits.given([], str(tmp_path)).splits == {split: f"{tmp_path}/{split}.json" for split in ("train", "test")}
 
 
+def test_a_file_beside_the_splits_hides_none_of_them(tmp_path: Path) -> None:
+    for name in ("a/train/x.csv", "a/test/x.csv", "a/classes.csv", "b/train.csv", "b/test.csv", "b/README.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    for folder, name in (("a", "{}/x.csv"), ("b", "{}.csv")):
+        expected = {split: str(tmp_path / folder / name.format(split)) for split in ("train", "test")}
+        assert splits.given([str(tmp_path / folder)], "").splits == expected
+
+
 def test_what_is_no_data(tmp_path: Path) -> None:
     for name, message in (("a.xlsx", "An Excel sheet"), ("a.pkl", "A pickle could run code"), ("a.bin", "no kind")):
         (tmp_path / name).write_bytes(b"\x80")

@@ -139,10 +139,16 @@ def _expanded(uri: str, place: str, *, is_named: bool) -> list[Found]:
     if image_folders.files(uri):
         return [Found(uri, "images", split_of(uri))]
     files = [_of_file(storage.join(uri, name)) for name in inner if _is_data(name, is_named=is_named)]
-    if files:
-        return files
+    if any(each.split is not None for each in files):
+        return _without_other_json(files)
     found = [of for each in folders if (of := _of_folder(each, place, is_named=is_named)) is not None]
-    return found if any(each.split == "train" for each in found) else []
+    return found if any(each.split == "train" for each in found) else files
+
+
+def _without_other_json(files: list[Found]) -> list[Found]:
+    """Without JSON that is named like no split beside a file of train, such as of a description."""
+    has_train = any(each.split == "train" for each in files)
+    return [each for each in files if each.split or not has_train or table_files.ending(each.uri) != ".json"]
 
 
 def _of_file(uri: str) -> Found:
