@@ -512,6 +512,21 @@ def test_a_folder_of_large_files_is_read_in_part(ending: str, tmp_path: Path, mo
     assert seen.label_names == ("u", "v", "w") and abs(seen.examples["train"] - 6000) < 900
 
 
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "jsonl"])
+def test_a_large_file_of_long_lines_is_read_in_part(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"a.{ending}"
+    if ending == "jsonl":
+        table(50).to_json(path, orient="records", lines=True)
+    else:
+        table(50).to_csv(path, index=False)
+    monkeypatch.setattr(look, "WHOLE_BYTES", 1)
+    monkeypatch.setattr(look, "HEAD_BYTES", 8)  # less than a header or a row
+    head = look.texts_head(str(path))
+    assert head.column_names == ["a", "b", "c", "d", "kind"] and 0 < head.num_rows <= 50
+
+
 def test_a_large_file_of_one_class_in_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [f'{k},"of two\nlines",{int(k >= 900)}' for k in range(1000)]  # pieces of it could begin within a value
     (tmp_path / "a.csv").write_text("\n".join(["x,z,label", *rows]) + "\n")

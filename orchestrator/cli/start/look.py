@@ -248,13 +248,19 @@ def _part(uri: str, like: pa.Schema, *, files: int, of_texts: bool) -> tuple[pa.
 
 
 def _lines(file: Any, most: int) -> bytes:
-    """The whole lines in the next bytes; all of what is no text."""
+    """The next bytes, on to the end of their last line and of one more: a header has a row behind it, however long.
+
+    Of what is no text, the bytes alone.
+    """
     content: bytes = file.read(most)
-    return content if b"\0" in content else content[: content.rfind(b"\n") + 1]
+    return content if b"\0" in content else content + file.readline() + file.readline()
 
 
 def _pieces(file: Any, size: int, most: int, *, quoted: bool) -> bytes:
-    """The first lines of a file of `size` bytes, and lines from further places, where a line is a row; `most` bytes."""
+    """The first lines of a file of `size` bytes, and lines from further places, where a line is a row.
+
+    most: about so many bytes; more where lines are long.
+    """
     head = _lines(file, most // 2)
     of_several_lines = quoted and any(line.count(b'"') % 2 for line in head.split(b"\n"))  # a value of the head
     if b"\0" in head or of_several_lines:
@@ -262,6 +268,8 @@ def _pieces(file: Any, size: int, most: int, *, quoted: bool) -> bytes:
     each = most // 2 // PIECES
     found = [head]
     for start in np.linspace(most // 2, size - each, PIECES).astype(int):
+        if start < file.tell():  # within a line that is read
+            continue
         file.seek(int(start))
         file.readline()
         found.append(_lines(file, each))
