@@ -21,7 +21,7 @@ from orchestrator.cli.command import main
 from orchestrator.cli.start import chains, checkpoints, columns, configuration, look, recipe, splits, start
 from tests.makers import blobs
 from workers import storage
-from workers.data import loading
+from workers.data import loading, table_files
 from workers.errors import RequestError
 from workers.models.torch_module import build
 from workers.specs.models import ModelSpec
@@ -525,6 +525,18 @@ def test_a_large_file_of_long_lines_is_read_in_part(
     monkeypatch.setattr(look, "HEAD_BYTES", 8)  # less than a header or a row
     head = look.texts_head(str(path))
     assert head.column_names == ["a", "b", "c", "d", "kind"] and 0 < head.num_rows <= 50
+
+
+def test_a_large_parquet_file_that_arrow_cannot_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flat(table: pa.Table) -> pa.Table:
+        raise pa.ArrowNotImplementedError("no such conversion")
+
+    table().to_parquet(tmp_path / "a.parquet", index=False)
+    monkeypatch.setattr(look, "WHOLE_BYTES", 1)
+    monkeypatch.setattr(look, "HEAD_BYTES", 1)
+    monkeypatch.setattr(table_files, "flat", flat)
+    with pytest.raises(RequestError, match=r"a\.parquet': cannot be read as a table \(no such conversion\)"):
+        look.texts_head(str(tmp_path / "a.parquet"))
 
 
 def test_a_large_file_of_one_class_in_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def parsed(uri: str, content: bytes, like: pa.Schema = NOTHING, *, of_texts: boo
         reader = READERS[ending(uri)] if is_quoted(uri, of_texts=of_texts) else _unquoted
         table = flat(reader(content, like))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise RequestError(f"'{uri}': cannot be read as a table ({first_line(error)}).") from error
+        raise unreadable(uri, error) from error
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
         hint = ", or add a header line where the first line is data" if ending(uri) in WITH_A_HEADER_LINE else ""
@@ -109,6 +109,11 @@ def _check_text(uri: str, content: bytes) -> None:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise not_utf8(f"'{uri}', line {line}", f"byte 0x{content[error.start]:02x}") from None
+
+
+def unreadable(uri: str, error: BaseException) -> RequestError:
+    """The error for a file that Arrow cannot read. error: what Arrow raised."""
+    return RequestError(f"'{uri}': cannot be read as a table ({first_line(error)}).")
 
 
 def not_utf8(where: str, found: str) -> RequestError:

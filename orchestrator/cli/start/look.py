@@ -287,7 +287,13 @@ def _of_parquet(uri: str, rows: int) -> tuple[pa.Table, float]:
         found = pa.Table.from_batches(batches, table.schema_arrow)
         return table_files.flat(found), table.metadata.num_rows / max(1, found.num_rows)
 
-    return storage.read_with(uri, read)
+    def answered(file: Any) -> tuple[pa.Table, float]:
+        try:
+            return read(file)
+        except pa.ArrowException as error:  # another try finds the same
+            raise table_files.unreadable(uri, error) from error
+
+    return storage.read_with(uri, answered)
 
 
 def _npz(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
