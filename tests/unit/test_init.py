@@ -409,6 +409,14 @@ def test_the_files_of_a_folder_may_have_its_split_in_their_names(tmp_path: Path)
     assert runs(tmp_path / "train").data.train == "train-*.csv"
 
 
+def test_files_of_texts_may_have_different_columns(tmp_path: Path) -> None:
+    for k, more in enumerate(({"note": "new"}, {})):
+        rows = [{"text": f"the soup number {k}{n} was good", "kind": "uv"[n % 2], **more} for n in range(60)]
+        (tmp_path / f"train-{k}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    seen = look.look(splits.given([f"{tmp_path}/train-*.jsonl"], ""), "kind", "text")
+    assert seen.data["kind"] == "text" and seen.examples["train"] > 60
+
+
 def test_a_folder_that_datasets_saved_is_refused(tmp_path: Path) -> None:
     (tmp_path / "news" / "train").mkdir(parents=True)
     for name in ("dataset_info.json", "state.json"):

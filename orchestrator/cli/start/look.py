@@ -218,7 +218,9 @@ def _rows(uri: str, *, of_texts: bool) -> tuple[pa.Table, float]:
     files = shards.files(uri, table_files.READERS)
     sizes = list(map(storage.size, files))
     if sum(sizes) <= WHOLE_BYTES:
-        return shards.table(files, of_texts=of_texts), 1.0
+        shards.require_memory(files)
+        found = shards.read_each(files, lambda uri, like: table_files.read(uri, like, of_texts=of_texts))
+        return shards.concatenated(found), 1.0  # files of texts may have different columns
     taken = spread(len(files), PIECES).tolist()
     rows: dict[str, float] = {}
 
@@ -227,9 +229,9 @@ def _rows(uri: str, *, of_texts: bool) -> tuple[pa.Table, float]:
         rows[file] = found.num_rows * times
         return found
 
-    found = shards.concatenated(shards.read_each([files[k] for k in taken], read))
+    head = shards.concatenated(shards.read_each([files[k] for k in taken], read))
     others = sum(sizes) / max(1, sum(sizes[k] for k in taken))
-    return found, sum(rows.values()) / max(1, found.num_rows) * others
+    return head, sum(rows.values()) / max(1, head.num_rows) * others
 
 
 def _part(uri: str, like: pa.Schema, *, files: int, of_texts: bool) -> tuple[pa.Table, float]:
