@@ -220,7 +220,9 @@ def _rows(uri: str, *, of_texts: bool) -> tuple[pa.Table, float]:
     if sum(sizes) <= WHOLE_BYTES:
         shards.require_memory(files)
         found = shards.read_each(files, lambda uri, like: table_files.read(uri, like, of_texts=of_texts))
-        return shards.concatenated(found), 1.0  # files of texts may have different columns
+        has_header_line = table_files.ending(files[0]) in table_files.WITH_A_HEADER_LINE
+        join = shards.joined if has_header_line else shards.concatenated  # a run on texts reads files that lack a key
+        return join(found), 1.0
     taken = spread(len(files), PIECES).tolist()
     rows: dict[str, float] = {}
 
@@ -282,20 +284,17 @@ def _of_parquet(uri: str, rows: int) -> tuple[pa.Table, float]:
     """About so many rows of a large Parquet file, the first of groups spread over it; and as `_rows`."""
 
     def read(file: Any) -> tuple[pa.Table, float]:
-        table = pq.ParquetFile(file)
-        groups = spread(table.num_row_groups, PIECES).tolist()
-        most = math.ceil(max(1, rows) / max(1, len(groups)))
-        batches = [batch for k in groups for batch in itertools.islice(table.iter_batches(most, row_groups=[k]), 1)]
-        found = pa.Table.from_batches(batches, table.schema_arrow)
-        return table_files.flat(found), table.metadata.num_rows / max(1, found.num_rows)
-
-    def answered(file: Any) -> tuple[pa.Table, float]:
         try:
-            return read(file)
+            table = pq.ParquetFile(file)
+            groups = spread(table.num_row_groups, PIECES).tolist()
+            most = math.ceil(max(1, rows) / max(1, len(groups)))
+            batches = [batch for k in groups for batch in itertools.islice(table.iter_batches(most, row_groups=[k]), 1)]
+            found = pa.Table.from_batches(batches, table.schema_arrow)
+            return table_files.flat(found), table.metadata.num_rows / max(1, found.num_rows)
         except pa.ArrowException as error:  # another try finds the same
             raise table_files.unreadable(uri, error) from error
 
-    return storage.read_with(uri, answered)
+    return storage.read_with(uri, read)
 
 
 def _npz(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
