@@ -44,7 +44,7 @@ def explained(error: ValidationError, root: type[BaseModel]) -> str:
         name = ".".join(keys) or "the configuration"
         if found["type"] == "extra_forbidden":
             known = list(_fields(owner)) if owner else []
-            near = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.6)  # `lr` is half like `folder`
+            near = _like(keys[-1], known)
             hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}."
             problems[name] = ("", [f"unknown key; {hint}"])
         elif found["type"] == "missing":
@@ -70,6 +70,12 @@ def explained(error: ValidationError, root: type[BaseModel]) -> str:
         text = " or ".join(dict.fromkeys(messages)) + _near(value, messages)
         lines.append(f"{name}: found {value}; expected {text}" if value else f"{name}: {text}")
     return "\n".join(lines)
+
+
+def _like(name: str, known: Sequence[str]) -> list[str]:
+    """The known name that was meant, if any: the one that begins so (of three letters on), or is most like it."""
+    begins = [each for each in known if len(name) > 2 and each.startswith(name)]
+    return begins or difflib.get_close_matches(name, known, n=1, cutoff=0.6)  # `lr` is half like `folder`
 
 
 def _near(shown: str, messages: Sequence[str]) -> str:

@@ -133,14 +133,17 @@ def _of_share(gate: Gate, found: Passed) -> Sequence[str]:
             f"{_level(gate.confidence)} interval is {_percent(reached)}; expected at least {_percent(least)}: "
             f"{_points(least - reached)} short. More test examples would narrow the interval."
         ]
-    bound = "" if gate.confidence is None else f" ({_level(gate.confidence)} interval from {_percent(reached)})"
+    bound = of_low = ""
+    if gate.confidence is not None:
+        bound = f" ({_level(gate.confidence)} interval from {_percent(reached)})"
+        of_low = f", and the interval's lower end, which `--confidence` asks for, {_points(least - reached)}"
     if found.as_float is not None and found.as_float >= least:
         helps = f"Without `--quantize` it keeps {_percent(found.as_float)}."
     else:
         helps = "A larger student, more unlabelled examples, or longer training would help."
     return [
         f"--min-share: it keeps {_percent(share)} of the ensemble's accuracy{bound}; expected at least "
-        f"{_percent(least)}: {_points(least - reached)} short. {helps}"
+        f"{_percent(least)}: {_points(least - share)} short{of_low}. {helps}"
     ]
 
 

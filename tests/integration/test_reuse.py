@@ -42,6 +42,7 @@ def test_a_run_computes_what_is_new_and_needs_no_other_afterwards(tmp_path: Path
     assert [note for note in notes(tmp_path, "second") if note.startswith("reused")] == [
         "reused from run 'first': 2 of 3 members",
         "reused from run 'first': 2 of 3 predictions of the test split",
+        "reused from run 'first': 2 of 3 predictions of the validation split",
         "reused from run 'first': 2 of 3 members' logits",
     ]
     copied = [path.stat().st_nlink > 1 for path in (tmp_path / "runs/second/logits").glob("*/part-*")]

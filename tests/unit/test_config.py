@@ -16,6 +16,10 @@ from workers.specs.training import TrainingSpec
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"student__trainin": 1}, r"student\.trainin: unknown key; did you mean 'training'\?"),
+    "the beginning of a key": (
+        {"distillation__temp": 4},
+        r"distillation\.temp: unknown key; did you mean 'temperature'\?",
+    ),
     "unknown top key": ({"distilation": {}}, "distilation: unknown key; did you mean 'distillation'"),
     "unknown deep key": ({"ensemble__training__lr": 1}, r"ensemble\.training\.lr: unknown key; known here: epochs"),
     "missing": ({"data": None}, "data: missing"),

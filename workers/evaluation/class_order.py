@@ -16,8 +16,8 @@ SEEN = 5
 CHANCE = 1e-4
 """The probability of such answers by chance, above which they count as errors."""
 SURE = 0.25
-"""The mean confidence from which permuted answers are those of a model that has learnt another order. A network of random
-weights is below it."""
+"""The mean confidence from which permuted answers are those of a model that has learnt another order. A network of
+random weights is below it."""
 
 
 @dataclass(frozen=True)

@@ -254,7 +254,7 @@ def checkpoints(config: RunConfig) -> Finding:
     missing = [f"{key} '{uri}'" for uri, key in wanted.items() if not storage.exists(uri)]
     if missing:
         return Finding("checkpoints", f"{', '.join(missing)}: no such file or folder", "stops")
-    return Finding("checkpoints", f"{len(wanted)} there" if wanted else "none needed")
+    return Finding("checkpoints", f"{len(wanted)} found" if wanted else "none needed")
 
 
 def data(request: Request) -> Finding:

@@ -212,7 +212,8 @@ def _function(name: str, files: Sequence[tuple[str, dict[str, Tensor]]], seen: S
         return _place(name, shapes)
     often = float(y.bincount().max()) / len(y)
     found.reasons.append(
-        f"{described}: {len(layers)} layers; it is right in {guess.accuracy:.1%} of {len(y):,} examples"
+        f"{described}: taken for a chain of {len(layers)} layers, which is right in {guess.accuracy:.1%} of {len(y):,} "
+        f"examples; files of weights show no skip connections, so compare with an accuracy that you know"
     )
     if guess.accuracy <= often:
         found.missing.append(
