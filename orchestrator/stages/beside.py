@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator.stages.context import Context
-    from orchestrator.stages.fitters import StudentJob
+    from workers.training.ray_worker import StudentTraining
 
 POLL_S = 1.0
 RESTARTS = 3
@@ -39,7 +39,7 @@ def asked_of(run: Context, loss: DistillationSpec, members: Sequence[Member]) ->
 
 
 @contextmanager
-def started(run: Context, job: StudentJob) -> Iterator[MemberBeside | None]:
+def started(run: Context, job: StudentTraining) -> Iterator[MemberBeside | None]:
     """The member beside a job, in an actor for the time of the context where the plan says so; None without one.
 
     Raises: `RunError` where the cluster has no room for the actor within `ensemble.start_timeout_s`.
