@@ -92,9 +92,14 @@ def _objective_of(stage: TrainingStage) -> Objective:
 def _recipes(config: RunConfig) -> dict[str, TrainingSpec]:
     """The recipes of networks, by their keys."""
     ensemble = config.ensemble
-    found = {f"{key}.training": group.training for key, group in zip(ensemble.keys(), ensemble.groups, strict=True)}
-    found |= {f"student.{key}": each for key, each in config.student.recipes.items()}
-    return {key: each for key, each in found.items() if isinstance(each, TrainingSpec)}
+    of_groups = {f"{key}.training": group.training for key, group in zip(ensemble.keys(), ensemble.groups, strict=True)}
+    return {key: each for key, each in of_groups.items() if isinstance(each, TrainingSpec)} | _of_student(config)
+
+
+def _of_student(config: RunConfig) -> dict[str, TrainingSpec]:
+    """The recipes of the student and its baseline where they are networks, by their keys."""
+    of_student = config.student.recipes.items()
+    return {f"student.{key}": each for key, each in of_student if isinstance(each, TrainingSpec)}
 
 
 def check_code(config: RunConfig, built: set[str]) -> None:
@@ -172,9 +177,8 @@ def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.de
         dataset = read.get(named) or read.setdefault(named, loading.load(other.every_split, other.seed))
         settled_ = other.for_classes(dataset.classes, dataset.label_names)
         try:
-            for key, recipe in _recipes(other).items():
-                if key.startswith("student."):
-                    optimizer.check_schedule(f"{key}.schedule", recipe)
+            for key, recipe in _of_student(other).items():
+                optimizer.check_schedule(f"{key}.schedule", recipe)
             _check_objective(settled_, dataset)
             sequences.check({"student.model": settled_.student.model}, dataset, _masked_by(settled_))
             odd = odd_rows(dataset)

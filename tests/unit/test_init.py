@@ -482,16 +482,21 @@ def test_a_large_file_is_read_in_part(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (seen.shape, seen.classes, seen.scale, seen.examples) == ((28, 28), 7, 255.0, {"train": 500})
 
 
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table in the format of its ending, Parquet in several row groups."""
+    if path.suffix == ".parquet":
+        frame.to_parquet(path, index=False, row_group_size=500)
+    elif path.suffix == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, index=False)
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_a_large_file_sorted_by_its_label(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = table(6000).sort_values("kind")
     path = tmp_path / f"a.{ending}"
-    if ending == "parquet":
-        frame.to_parquet(path, index=False, row_group_size=500)
-    elif ending == "jsonl":
-        frame.to_json(path, orient="records", lines=True)
-    else:
-        frame.to_csv(path, index=False)
+    write_table(frame, path)
     monkeypatch.setattr(look, "WHOLE_BYTES", 2**10)
     monkeypatch.setattr(look, "HEAD_BYTES", 2**15)
     monkeypatch.setattr(look, "HEAD_ROWS", 1000)
@@ -505,13 +510,7 @@ def test_a_folder_of_large_files_is_read_in_part(ending: str, tmp_path: Path, mo
     frame = table(6000).sort_values("kind")
     (tmp_path / "train").mkdir()
     for k in range(3):
-        part, path = frame[2000 * k : 2000 * (k + 1)], tmp_path / "train" / f"part-{k}.{ending}"
-        if ending == "parquet":
-            part.to_parquet(path, index=False, row_group_size=500)
-        elif ending == "jsonl":
-            part.to_json(path, orient="records", lines=True)
-        else:
-            part.to_csv(path, index=False)
+        write_table(frame[2000 * k : 2000 * (k + 1)], tmp_path / "train" / f"part-{k}.{ending}")
     monkeypatch.setattr(look, "WHOLE_BYTES", 2**10)
     monkeypatch.setattr(look, "HEAD_BYTES", 2**16)
     monkeypatch.setattr(look, "HEAD_ROWS", 1500)

@@ -11,7 +11,7 @@ import posixpath
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -155,8 +155,7 @@ def _balance(data: dataset.Dataset) -> str:
 
 def _table(found: Given, label: str | None, text: str | None, notes: list[str]) -> tuple[dict[str, Any], list[str]]:
     """The section of the configuration, and what was guessed. Appends to `notes` what may be wrong."""
-    head, roles = _head(found.splits["train"], label, text)
-    headless = headers.note(_first(found.splits["train"]), head)
+    head, roles, headless = _head(found.splits["train"], label, text)
     notes += [] if headless is None else [headless]
     if roles.texts:
         section: dict[str, Any] = {
@@ -186,26 +185,34 @@ def _first(uri: str) -> str:
     return shards.files(uri, table_files.READERS)[0]
 
 
-def _head(uri: str, label: str | None, text: str | None) -> tuple[pa.Table, columns.Roles]:
-    """The rows of `_rows` and the roles of their columns, with the quotes as a run of that kind reads them."""
+class Guess(NamedTuple):
+    """The rows of `_rows`, the roles of their columns, and a note where the header looks like data."""
+
+    head: pa.Table
+    roles: columns.Roles
+    headless: str | None
+
+
+def _head(uri: str, label: str | None, text: str | None) -> Guess:
+    """What a table shows, with the quotes as a run of its kind reads them."""
     if table_files.is_quoted(_first(uri), of_texts=True):
         return _guessed(uri, label, text, of_texts=False)
     try:
-        head, roles = _guessed(uri, label, text, of_texts=True)
+        found = _guessed(uri, label, text, of_texts=True)
     except RequestError as error:
-        head, roles = _guessed(uri, label, text, of_texts=False)
-        if roles.texts:  # a run could not read them so
+        found = _guessed(uri, label, text, of_texts=False)
+        if found.roles.texts:  # a run could not read them so
             raise error
-        return head, roles
-    return (head, roles) if roles.texts else _guessed(uri, label, text, of_texts=False)
+        return found
+    return found if found.roles.texts else _guessed(uri, label, text, of_texts=False)
 
 
-def _guessed(uri: str, label: str | None, text: str | None, *, of_texts: bool) -> tuple[pa.Table, columns.Roles]:
+def _guessed(uri: str, label: str | None, text: str | None, *, of_texts: bool) -> Guess:
     head, times = _rows(uri, of_texts=of_texts)
     headless = headers.note(_first(uri), head)
     if headless is not None and label is None:
         raise RequestError(f"{headless} Where it has the names, say which is the label by --label.")
-    return head, columns.guessed(head, label, uri, text=text, whole=times == 1)
+    return Guess(head, columns.guessed(head, label, uri, text=text, whole=times == 1), headless)
 
 
 def texts_head(uri: str) -> pa.Table:
