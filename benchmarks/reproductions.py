@@ -386,8 +386,7 @@ def interval(report: Report, name: str) -> Bounds | None:
     if what == "errors":
         bounds = test.accuracy_interval
         return None if bounds is None else (test.examples * (1 - bounds[1]), test.examples * (1 - bounds[0]))
-    found: Bounds | None = getattr(test, f"{what}_interval", None)
-    return found
+    return test.interval(what)
 
 
 def _system(report: Report, name: str) -> tuple[GenerationFigures | System, str]:

@@ -51,8 +51,9 @@ def word_error_rate(
     language_weight: float = 6.0,
     word_penalty: float = 5.0,
     beam: float = 150.0,
-) -> dict[str, float]:
-    """Errors (words substituted, inserted, left out) a word of the held-out transcripts.
+) -> dict[str, tuple[list[int], list[int]]]:
+    """Errors (words substituted, inserted, left out) a word of the held-out transcripts, as errors and words of each
+    utterance, so that the rate has an interval over utterances.
 
     probabilities: [N, 117] of all frames of one split in order, at temperature 1.
     labels: their classes. The decode does not look at them except to make sure that they are of that split.
@@ -87,9 +88,13 @@ def word_error_rate(
         viterbi(part, network, stay, leave, language_weight, word_penalty, beam)
         for part in np.split(likelihoods, ends[:-1])
     ]
-    spoken = [corpus.transcripts[i] for i in chosen]
+    compared = [
+        jiwer.process_words(corpus.transcripts[i], " ".join(words)) for i, words in zip(chosen, found, strict=True)
+    ]
+    errors = [each.substitutions + each.deletions + each.insertions for each in compared]
+    spoken = [each.hits + each.substitutions + each.deletions for each in compared]
     name = "word_error_rate_closed" if closed_vocabulary else "word_error_rate"
-    return {name: float(jiwer.wer(spoken, [" ".join(words) for words in found]))}
+    return {name: (errors, spoken)}
 
 
 def build_network(

@@ -64,8 +64,10 @@ class EvaluationSpec(Spec):
     """What is measured besides accuracy, likelihood, calibration and latency."""
 
     metrics: tuple[FactorySpec, ...] = ()
-    """Functions `(probabilities [N, K] float32, labels [N] int64, **kwargs) -> {name: number}` of the test split. The
-    run tries each on random predictions before it starts."""
+    """Functions `(probabilities [N, K] float32, labels [N] int64, **kwargs) -> {name: number}` of the test split. In
+    place of a number, `(sums, counts)` of all units, such as errors and words of each utterance, gives their ratio with
+    an interval over units, or where these are the N rows, over the groups of `data.group_column`. The run tries each on
+    random predictions before it starts."""
     latency_repeats: Count = 200
     """Number of latency measurements per system, each with a single example."""
     corrected_classes: tuple[Whole | str, ...] = ()

@@ -402,7 +402,7 @@ class Tracker:
 
 def _figures(system: System) -> dict[str, float]:
     test = system.test
-    bounds = {TEST_ACCURACY: test.accuracy_interval, TEST_NLL: test.nll_interval, TEST_ECE: test.ece_interval}
+    bounds = {f"test_{name}": test.interval(name) for name in ("accuracy", "nll", "ece", *test.extra)}
     return {
         **{f"{name}_{end}": value for name, of in bounds.items() if of for end, value in zip(ENDS, of, strict=True)},
         **({} if test.brier is None else {TEST_BRIER: test.brier}),
@@ -413,7 +413,7 @@ def _figures(system: System) -> dict[str, float]:
         PARAMETERS: float(system.parameters),
         LATENCY_P50: system.latency_ms.p50,
         LATENCY_P99: system.latency_ms.p99,
-        **{f"test_{name}": value for name, value in (system.test.model_extra or {}).items()},
+        **{f"test_{name}": value for name, value in test.extra.items()},
     }
 
 

@@ -35,11 +35,11 @@ class Figures(BaseModel):
 
 
 class TestMetrics(Figures):
-    """Metrics on held-out data; the user's own metrics are extra fields."""
+    """Metrics on held-out data; the user's own metrics, and their intervals, are extra fields."""
 
     __test__ = False  # keeps pytest from collecting it
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, float] = Field(init=False)
+    __pydantic_extra__: dict[str, float | Bounds] = Field(init=False)
 
     examples: int
     accuracy: float
@@ -63,6 +63,16 @@ class TestMetrics(Figures):
         """A metric by its name in the report, including `errors`; None where this system lacks it."""
         found = getattr(self, name, None)
         return None if found is None else float(found)
+
+    def interval(self, name: str) -> Bounds | None:
+        """The 95% interval of a metric over test examples, or other units; None where it has none."""
+        found: Bounds | None = getattr(self, f"{name}_interval", None)
+        return found
+
+    @property
+    def extra(self) -> dict[str, float]:
+        """The user's own metrics, and others that only some runs have."""
+        return {name: float(value) for name, value in (self.model_extra or {}).items() if not isinstance(value, tuple)}
 
 
 class Difference(Figures):
@@ -382,7 +392,7 @@ class Report(Figures):
 
     @property
     def extra_metrics(self) -> list[str]:
-        return sorted({name for system in self.systems for name in system.test.model_extra or {}})
+        return sorted({name for system in self.systems for name in system.test.extra})
 
 
 def as_difference(found: statistics.Difference) -> Difference:

@@ -60,7 +60,9 @@ def _about(report: Report) -> str:
 
 def systems(report: Report) -> Section:
     figures = [charts.accuracies(report), *charts.differences(report)]
-    return Section("Systems", [Table(tables.comparison(report)), Text(SCORES), Row(figures)])
+    own = tables.own_metrics(report)
+    more: list[Block] = [Table(own, title="Further metrics")] if own else []
+    return Section("Systems", [Table(tables.comparison(report)), Text(SCORES), *more, Row(figures)])
 
 
 def beside_paper(report: Report) -> Section | None:

@@ -223,8 +223,23 @@ def calibration(report: Report) -> Rows:
         test = system.test
         rows.append([role, number("accuracy", test.accuracy), percent(mean_confidence(system))])
         for name in ("ece", "nll", "brier"):
-            bounds: Bounds | None = getattr(test, f"{name}_interval")
-            rows[-1] += [number(name, test.figure(name)), _to(bounds)]
+            rows[-1] += [number(name, test.figure(name)), _to(test.interval(name))]
+    return rows
+
+
+def own_metrics(report: Report) -> Rows:
+    """The metrics that only some runs have, with their intervals; no rows where none has one."""
+    named = [name for name in report.extra_metrics if any(each.test.interval(name) for each in report.systems)]
+    if not named:
+        return []
+    rows = [["system", *(title_ for name in named for title_ in (title(name), "95% interval"))]]
+    for role in FIGURED:
+        test = report.system(role).test
+        rows.append([role])
+        for name in named:
+            bounds = test.interval(name)
+            to = "-" if bounds is None else " to ".join(number(name, bound) for bound in bounds)
+            rows[-1] += [number(name, test.figure(name)), to]
     return rows
 
 
@@ -381,6 +396,7 @@ FORMATS = {
     "brier": "{:.4f}",
     "macro_f1": "{:.4f}",
     "errors": "{:.0f}",
+    "perplexity": "{:,.2f}",
 }
 RATE = re.compile("(?<![A-Za-z])rate(?![A-Za-z])")
 

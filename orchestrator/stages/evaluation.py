@@ -30,7 +30,9 @@ from workers.data.dataset import Split
 from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
 from workers.evaluation.agreement import Agreement
+from workers.evaluation.bootstrap import Interval
 from workers.evaluation.confusable import Groups
+from workers.evaluation.custom_metrics import Metric
 from workers.evaluation.metrics import EXAMPLES, Inference, LogProbabilities, Sums
 from workers.evaluation.tasks import ENSEMBLE, Comparing, CustomMetrics, Measurement, Measuring, Subject
 from workers.evaluation.worth import WorthSums
@@ -217,7 +219,11 @@ def compare_systems(
     special = {member.name: special_names(run, special_of(member.model)) for member in members}
     systems = [
         row_of(
-            name, role, replace(measured[name], intervals=estimates.intervals[name]), sizes[name], special.get(name, [])
+            name,
+            role,
+            _with_intervals(run, measured[name], estimates.intervals[name]),
+            sizes[name],
+            special.get(name, []),
         )
         for name, role in roles.items()
     ]
@@ -296,11 +302,19 @@ def _with_metrics(run: Context, job: Measuring, sums: Mapping[str, Sums], placem
         if metrics
     }
     extra = results_of(run, "measuring", jobs.custom_metrics, arguments, placement)
-    return {name: Measured(of_it, {**_of_tokens(run, of_it), **extra.get(name, {})}) for name, of_it in sums.items()}
+    return {name: Measured(of_it, extra.get(name, {})) for name, of_it in sums.items()}
 
 
-def _of_tokens(run: Context, sums: Sums) -> dict[str, float]:
-    """The perplexity of a language model, exp of the mean NLL of a token; of other models nothing."""
+def _perplexity(nats: float) -> float:
+    return math.exp(min(nats, MOST_NLL))
+
+
+def _with_intervals(run: Context, measured: Measured, intervals: Mapping[str, Interval | None]) -> Measured:
+    """With intervals of its figures, and the perplexity of a language model, exp of the mean NLL of a token."""
     if run.config.data.masking is None:
-        return {}
-    return {"perplexity": math.exp(min(sums.mean_nll, MOST_NLL))}
+        return replace(measured, intervals=intervals)
+    nll = intervals["nll"]
+    value = _perplexity(measured.sums.mean_nll)
+    interval = nll and Interval(_perplexity(nll.low), _perplexity(nll.high), value * nll.error)
+    perplexity = Metric(value, interval)
+    return replace(measured, intervals=intervals, extra={"perplexity": perplexity, **measured.extra})

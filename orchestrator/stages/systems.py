@@ -13,16 +13,17 @@ from orchestrator.reporting.report import COMPARED, Calibration, Latency, Role, 
 from orchestrator.stages.context import Context
 from workers.evaluation import tasks as jobs
 from workers.evaluation.bootstrap import Interval
+from workers.evaluation.custom_metrics import Metric
 from workers.evaluation.metrics import Sums
 from workers.specs.models import SpecialClasses
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of a system's predictions on the test split; `extra`: of the user's own metrics; `intervals`: by name."""
+    """Metrics of a system's predictions on the test split; `extra`: those of this run alone; `intervals`: of others."""
 
     sums: Sums
-    extra: dict[str, float]
+    extra: Mapping[str, Metric]
     intervals: Mapping[str, Interval | None] = field(default_factory=dict)
 
 
@@ -46,7 +47,7 @@ def row_of(name: str, role: Role, measured: Measured, described: jobs.Described,
             ece=sums.ece,
             brier=sums.brier,
             macro_f1=sums.macro_f1,
-            **{**_intervals(measured), **measured.extra},
+            **_by_name(measured),
         ),
         latency_ms=Latency(**described.latency_ms),
         examples_per_second=described.per_second,
@@ -56,9 +57,12 @@ def row_of(name: str, role: Role, measured: Measured, described: jobs.Described,
     )
 
 
-def _intervals(measured: Measured) -> dict[str, Any]:
-    """The intervals by their names in the report."""
-    return {f"{name}_interval": of.bounds for name, of in measured.intervals.items() if of is not None}
+def _by_name(measured: Measured) -> dict[str, Any]:
+    """The further metrics, and the intervals of all, by their names in the report."""
+    extra = measured.extra
+    intervals = {**measured.intervals, **{name: metric.interval for name, metric in extra.items()}}
+    bounds = {f"{name}_interval": of.bounds for name, of in intervals.items() if of is not None}
+    return {**{name: metric.value for name, metric in extra.items()}, **bounds}
 
 
 def _calibration(sums: Sums) -> Calibration:

@@ -190,6 +190,8 @@ def test_a_masked_language_model_is_distilled_by_three_terms(tmp_path: Path, mon
     assert "masked accuracy" in (found[0] / "report.html").read_text()
     student, baseline = (report.system(role).test for role in ("student", "baseline"))
     assert student.figure("perplexity") == pytest.approx(np.exp(student.nll))
+    assert student.nll_interval is not None
+    assert student.interval("perplexity") == pytest.approx(np.exp(student.nll_interval))
     assert student.figure("perplexity") < vocabulary / 2 and baseline.examples == student.examples > 80
     rows = [pq.read_table(part) for part in sorted(found[0].glob("soft_targets/*/part-*.parquet"))]
     names = ("example_id", "view", "position")

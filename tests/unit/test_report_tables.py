@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.observers import layout
-from orchestrator.reporting import tables
+from orchestrator.reporting import markdown, tables
+from orchestrator.reporting import report as reports
 from tests.reports import full, plain
 
 
@@ -40,6 +41,23 @@ def test_other_metrics_have_no_exponent_either() -> None:
 )  # fmt: skip
 def test_a_rate_is_a_percentage_and_what_holds_these_letters_is_not(metric: str, shown: str) -> None:
     assert tables.number(metric, 0.5) == shown
+
+
+def test_metrics_of_a_run_have_a_table_of_their_intervals() -> None:
+    assert tables.own_metrics(plain()) == []
+    found = plain()
+    for each in found.systems:
+        more = {} if each.role == "baseline" else {"word_error_rate_interval": (0.101, 0.2)}
+        each.test = reports.TestMetrics.model_validate(each.test.model_dump() | {"word_error_rate": 0.15} | more)
+    read = reports.Report.model_validate_json(found.model_dump_json())  # as in a run's folder
+    assert read.extra_metrics == ["word_error_rate"]
+    assert tables.own_metrics(read) == [
+        ["system", "word error rate", "95% interval"],
+        ["ensemble", "15.00%", "10.10% to 20.00%"],
+        ["baseline", "15.00%", "-"],
+        ["student", "15.00%", "10.10% to 20.00%"],
+    ]
+    assert "10.10% to 20.00%" in markdown.markdown(read)
 
 
 def test_a_paper_that_states_its_gain_alone_is_shown_with_it() -> None:

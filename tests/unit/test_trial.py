@@ -350,6 +350,10 @@ def behind_its_back(p, y):
 def digits(p, y): return {"mine": "0.5"}
 def too_large(p, y): return {"mine": 10**400}
 def no_path(p, y): return {"a//b": 1.0}
+def one_column(p, y): return {"wer": [[1, 2, 3]]}
+def unequal(p, y): return {"wer": ([1, 2, 3], [1, 2])}
+def no_counts(p, y): return {"wer": ([1, 2], [0, 0])}
+def no_sums(p, y): return {"wer": ([float("nan"), 2], [1, 1])}
 def top2(p, y, k=2, name="top2"):
     assert p.dtype == np.float32 and p.shape == (400, 3) and y.shape == (400,) and y.dtype == np.int64
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
@@ -640,6 +644,10 @@ METRICS = {
     "digits": "returned str for 'mine'; expected a number",
     "too_large": "returned inf for 'mine'; expected a finite number",
     "no_path": "returned the name 'a//b'; expected",
+    "one_column": r"returned for 'wer' arrays of the shapes \[3\]; expected \(sums, counts\), two arrays",
+    "unequal": "returned for 'wer' a pair that is none of arrays .*; expected",
+    "no_counts": "returned for 'wer' numbers from 0 to 2 and counts that add up to 0; expected",
+    "no_sums": "returned for 'wer' numbers from nan to nan and counts that add up to 2; expected",
     "in_place": "raised ValueError: .*read-only",
 }
 

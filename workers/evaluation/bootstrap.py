@@ -275,6 +275,17 @@ def of_share(successes: float, trials: float) -> Interval:
     return Interval(float(found.low), float(found.high), math.sqrt(share * (1 - share) / trials))
 
 
+def of_ratio(sums: Float64, counts: Float64, blocks: Index | None = None) -> Interval | None:
+    """The interval of sum(sums) / sum(counts), as of errors a word, over units that are drawn with both.
+
+    sums, counts: [U]. blocks: [U], of each unit; None: each is drawn by itself. Returns None as `intervals` does.
+    """
+    of = blocks_of(np.arange(len(sums))) if blocks is None else blocks
+    of_blocks = np.stack([np.bincount(of, each).astype(np.float64) for each in (sums, counts)], axis=1)
+    (found,) = intervals(of_blocks, lambda drawn: (drawn[..., 0] / drawn[..., 1])[None], grouped=True)
+    return found
+
+
 def needed(difference: float, interval: Interval, examples: int) -> int | None:
     """How many test examples would resolve a difference of this size, with probability `POWER`.
 

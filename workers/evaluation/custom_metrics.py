@@ -13,6 +13,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from pydantic import BaseModel
 
 from workers.data.arrays import ROWS_AT_ONCE, Index
 from workers.errors import RequestError
+from workers.evaluation import bootstrap
+from workers.evaluation.bootstrap import Interval
 from workers.specs.base import FactorySpec
 from workers.user_code import calls, factories
 
@@ -33,16 +36,39 @@ NAME = re.compile(r"(?=.{1,100}$)\w[\w. -]*(?:/\w[\w. -]*)*")
 LIMIT_S = 5.0
 """Time limit of one metric in `try_out`."""
 
+Returned = float | NDArray[np.float64]
+"""What a metric gives a name: a number, or of each unit its sum and its count, [U, 2]."""
 
-def call(specs: Sequence[FactorySpec], probabilities: NDArray[np.float32], labels: Index) -> dict[str, float]:
-    """All metrics of one system's predictions. probabilities: [N, K]. labels: [N] int64.
 
-    Raises: `RequestError` where a metric raises, or returns anything but finite numbers under names not yet in use.
+@dataclass(frozen=True)
+class Metric:
+    """A figure of one system. interval: 95%, over test examples or other units; None where there is none."""
+
+    value: float
+    interval: Interval | None = None
+
+
+def call(
+    specs: Sequence[FactorySpec], probabilities: NDArray[np.float32], labels: Index, blocks: Index
+) -> dict[str, Metric]:
+    """All metrics of one system's predictions.
+
+    probabilities: [N, K]. labels: [N] int64. blocks: [N] int64, what each row is drawn together with, for metrics that
+    return a sum and a count of each row. Raises: `RequestError` where a metric raises, or returns anything but finite
+    numbers, or pairs of sums and counts, under names not yet in use.
     """
-    found: dict[str, float] = {}
+    found: dict[str, Returned] = {}
     for spec in specs:
         found.update(_call(spec, probabilities, labels, found))
-    return found
+    return {name: _metric(value, blocks) for name, value in found.items()}
+
+
+def _metric(returned: Returned, blocks: Index) -> Metric:
+    if isinstance(returned, float):
+        return Metric(returned)
+    sums, counts = returned.T
+    interval = bootstrap.of_ratio(sums, counts, blocks if len(sums) == len(blocks) else None)
+    return Metric(float(sums.sum() / counts.sum()), interval)
 
 
 def try_out(specs: Sequence[FactorySpec], labels: Index, classes: int, seed: int) -> tuple[str, ...]:
@@ -56,7 +82,7 @@ def try_out(specs: Sequence[FactorySpec], labels: Index, classes: int, seed: int
     probabilities, labels = _drawn(len(labels), classes, seed), labels.copy()
     for array in (probabilities, labels):
         array.flags.writeable = False  # as in the evaluation, where Ray returns read-only arrays
-    found: dict[str, float] = {}
+    found: dict[str, Returned] = {}
     notes = []
     given = _checksums(probabilities, labels)
     for spec in specs:
@@ -77,8 +103,8 @@ def try_out(specs: Sequence[FactorySpec], labels: Index, classes: int, seed: int
 
 
 def _call(
-    spec: FactorySpec, probabilities: NDArray[np.float32], labels: Index, known: Mapping[str, float]
-) -> dict[str, float]:
+    spec: FactorySpec, probabilities: NDArray[np.float32], labels: Index, known: Mapping[str, Returned]
+) -> dict[str, Returned]:
     metric = factories.bound(spec)
     name = f"evaluation.metrics: '{spec.factory}'"
     shapes = f"probabilities {list(probabilities.shape)} float32 and labels {list(labels.shape)} int64, both read-only"
@@ -89,10 +115,13 @@ def _call(
         raise RequestError(f"{name} returned {type(returned).__name__}; expected a dictionary of names and numbers.")
     for key in returned:
         _check_name(key, name, known)
-    return {key: _number(value, key, name) for key, value in returned.items()}
+    return {
+        key: _pair(value, key, name) if isinstance(value, (tuple, list)) else _number(value, key, name)
+        for key, value in returned.items()
+    }
 
 
-def _check_name(key: object, metric: str, known: Mapping[str, float]) -> None:
+def _check_name(key: object, metric: str, known: Mapping[str, Returned]) -> None:
     if not isinstance(key, str) or NAME.fullmatch(key) is None:
         raise RequestError(
             f"{metric} returned the name {key!r}; expected a text of letters, digits, '_', '-', '.', '/' and spaces."
@@ -121,6 +150,27 @@ def _number(value: Any, key: str, metric: str) -> float:
             "example 0 where a class is never predicted."
         )
     return number
+
+
+def _pair(value: Sequence[Any], key: str, metric: str) -> NDArray[np.float64]:
+    """Sums and counts of units, [U, 2]."""
+    expected = "expected (sums, counts), two arrays of a finite number for each unit, such as an utterance"
+    try:
+        of_units = np.stack([np.asarray(part, np.float64) for part in value], axis=-1)
+    except (TypeError, ValueError) as error:
+        raise RequestError(
+            f"{metric} returned for '{key}' a pair that is none of arrays ({error}); {expected}."
+        ) from None
+    if of_units.ndim != 2 or of_units.shape[1] != 2:
+        shapes = " and ".join(str(list(np.shape(part))) for part in value) or "none"
+        raise RequestError(f"{metric} returned for '{key}' arrays of the shapes {shapes}; {expected}.")
+    counts = of_units[:, 1]
+    if not np.isfinite(of_units).all() or (counts < 0).any() or not counts.sum() > 0:
+        raise RequestError(
+            f"{metric} returned for '{key}' numbers from {of_units.min():g} to {of_units.max():g} and counts that add "
+            f"up to {counts.sum():g}; {expected}, and counts of 0 and more that add up to more than 0."
+        )
+    return of_units
 
 
 def _checksums(*arrays: NDArray[Any]) -> list[int]:

@@ -33,6 +33,7 @@ from workers.evaluation import bias, confusable, latency, metrics, mixture
 from workers.evaluation import custom_metrics as custom_metrics_
 from workers.evaluation.agreement import Agreement
 from workers.evaluation.confusable import Groups
+from workers.evaluation.custom_metrics import Metric
 from workers.evaluation.latency import BATCH
 from workers.evaluation.metrics import Inference, LogProbabilities, Sums
 from workers.evaluation.mixture import CurveSums, MemberWeights
@@ -289,7 +290,7 @@ class CustomMetrics:
 
 @ray.remote
 @faults.raises_faults
-def custom_metrics(job: CustomMetrics, data: Dataset, name: str, events: Any) -> dict[str, float]:
+def custom_metrics(job: CustomMetrics, data: Dataset, name: str, events: Any) -> dict[str, Metric]:
     """The user's own metrics. Each gets probabilities [P, K] float32."""
     processes.announce(name, events)
     torch.set_num_threads(job.measured.threads)
@@ -300,7 +301,8 @@ def custom_metrics(job: CustomMetrics, data: Dataset, name: str, events: Any) ->
             found.append(np.exp(predicted[0]))
         else:
             found += [np.exp(mean.astype(np.float32)) for _, mean in mixture.log_means(predicted, weights, combine)]
-    return custom_metrics_.call(job.specs, np.concatenate(found), data.test.y)
+    blocks = metrics.blocks_of(data, "test", np.arange(len(data.test))).of
+    return custom_metrics_.call(job.specs, np.concatenate(found), data.test.y, blocks)
 
 
 @dataclass(frozen=True)
