@@ -210,13 +210,15 @@ def _range(name: str, bounds: Bounds | None) -> str:
     return "" if bounds is None else f"{_shown(name)(bounds[0])} to {_shown(name)(bounds[1])}"
 
 
-NUMBER = re.compile(r".*(\.errors|\.perplexity|_ms|\.core_hours)( at \S+)?")
+NUMBER = re.compile(r".*(\.errors|_ms|\.core_hours)( at \S+)?")
 
 
 def _shown(name: str) -> Callable[[float], str]:
     """The form of a figure: points, a share, or a number."""
     if " - " in name and " / " not in name:
-        return lambda value: f"{100 * value:+.2f}"
+        return lambda value: f"{100 * value:+z.2f}"
+    if name.endswith(".perplexity"):
+        return lambda value: f"{value:,.2f}"
     if is_choice(name) or NUMBER.fullmatch(name):
         return lambda value: f"{value:,.4g}"
     return lambda value: f"{value:.2%}"

@@ -65,7 +65,7 @@ def _worths(config: RunConfig, count: int, options: Options) -> list[Estimate]:
 
 
 def _note(count: int, most: int, worth: Estimate, flat: float) -> str:
-    expected = f"the next is expected to add {100 * worth.value:+.2f} points ({interval((worth.low, worth.high))})"
+    expected = f"the next is expected to add {100 * worth.value:+z.2f} points ({interval((worth.low, worth.high))})"
     if count == most:
         return f"All {most} members are trained: {expected}."
     return f"Stopped at {count} of {most} members: {expected}, below `stop_when_flat: {flat:g}`."

@@ -60,7 +60,7 @@ def verdict(one: str, other: str, found: Difference | None) -> str:
     """The sentence on the students of two runs."""
     if found is None:
         return f"The students of {other} and {one} are not compared: their test examples differ, or are not on record."
-    points = f"The student of {other} over that of {one}: {100 * found.accuracy:+.2f} points"
+    points = f"The student of {other} over that of {one}: {100 * found.accuracy:+z.2f} points"
     if found.interval is None:
         return f"{points}, of too few test examples for an interval."
     answer = "resolved" if found.resolved else unresolved(found.needed)

@@ -158,8 +158,8 @@ def _differences(measured: Measured, batch: int) -> str:
 
 def _of(difference: Difference) -> str:
     interval = difference.interval
-    bounds = "" if interval is None else f", {100 * interval.low:+.2f} to {100 * interval.high:+.2f}"
-    return f"{100 * difference.accuracy:+.2f} points{bounds}"
+    bounds = "" if interval is None else f", {100 * interval.low:+z.2f} to {100 * interval.high:+z.2f}"
+    return f"{100 * difference.accuracy:+z.2f} points{bounds}"
 
 
 def _members(lineage: Lineage, report: Report) -> Rows:

@@ -78,12 +78,12 @@ def answers(report: Report) -> list[Answer]:
 def _worth(found: Accuracies) -> str:
     sign = verdict.sign(found.ensemble, found.baseline)
     resolved = _resolved(found, "ensemble", "baseline")
-    answer = WORTH[sign, resolved].format(points=f"{100 * (found.ensemble - found.baseline):+.2f}")
+    answer = WORTH[sign, resolved].format(points=f"{100 * (found.ensemble - found.baseline):+z.2f}")
     over_best = _resolved(found, "ensemble", found.best_name)
     if sign != 1 or resolved is False or over_best is None:
         return answer
     more = OVER_BEST[verdict.sign(found.ensemble, found.best), over_best]
-    return answer + more.format(points=f"{100 * (found.ensemble - found.best):+.2f}")
+    return answer + more.format(points=f"{100 * (found.ensemble - found.best):+z.2f}")
 
 
 def _resolved(found: Accuracies, of: str, over: str) -> bool | None:

@@ -94,8 +94,8 @@ def differences(report: Report) -> list[Figure]:
             *(line(end, y - 5, end, y + 5, "line difference") for end in (low, high)),
         ]
         parts += [svg.circle(x.at(100 * each.accuracy), y, 4.5, "mark difference")]
-        parts += [text(f"{100 * each.accuracy:+.2f}", WIDTH, y, "number", "end")]
-    told = "; ".join(f"{e.of} over {e.over} {100 * e.accuracy:+.2f} ({verdict.interval(e.interval)})" for e in found)
+        parts += [text(f"{100 * each.accuracy:+z.2f}", WIDTH, y, "number", "end")]
+    told = "; ".join(f"{e.of} over {e.over} {100 * e.accuracy:+z.2f} ({verdict.interval(e.interval)})" for e in found)
     title = f"Differences in test {report.accuracy_name}, in points"
     drawn = drawing(WIDTH, bottom + 24, parts, title=title, description=told)
     return [Figure(f"{title}, with 95% intervals; dashed: not resolved", told, drawn)]

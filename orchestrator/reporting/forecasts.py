@@ -36,7 +36,7 @@ def rows(found: Forecast) -> Rows:
 def verdict(found: Forecast) -> str:
     """The forecast in sentences."""
     gain = found.gain
-    points = f"{100 * gain.value:+.2f} points ({interval((gain.low, gain.high))})"
+    points = f"{100 * gain.value:+z.2f} points ({interval((gain.low, gain.high))})"
     parts = [
         f"{found.count} members are foreseen to gain {points} over one, from {found.examples:,} validation examples."
     ]

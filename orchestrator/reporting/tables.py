@@ -77,7 +77,7 @@ def front(report: Report) -> Rows:
                 f"{student.latency_ms.p99:.2f}",
                 number("accuracy", student.test.accuracy),
                 _bounds(student.test.accuracy_interval),
-                f"{100 * (student.test.accuracy - baseline.test.accuracy):+.2f}",
+                f"{100 * (student.test.accuracy - baseline.test.accuracy):+z.2f}",
                 points(each.over_baseline_interval),
                 _transferred(each),
                 _shares(each.gain_transferred_interval),
@@ -119,7 +119,7 @@ def _transferred(of: StudentFigures) -> str:
 def _sure(of: Difference) -> list[str]:
     """A difference in points, its interval, and whether it is resolved."""
     needed = "" if of.examples_needed is None else f", needs {verdicts.rounded(of.examples_needed):,} examples"
-    return [f"{100 * of.accuracy:+.2f}", points(of.interval), "yes" if of.resolved else f"no{needed}"]
+    return [f"{100 * of.accuracy:+z.2f}", points(of.interval), "yes" if of.resolved else f"no{needed}"]
 
 
 def generations(report: Report) -> Rows:
@@ -161,7 +161,7 @@ def worth(report: Report) -> Rows:
     ]
     random = {point.members: point for point in report.curve}
     for count, each in enumerate(report.worth, 1):
-        adds = ["-", "-"] if count == 1 else [f"{100 * each.adds:+.2f}", points(each.adds_interval)]
+        adds = ["-", "-"] if count == 1 else [f"{100 * each.adds:+z.2f}", points(each.adds_interval)]
         rows.append(
             [
                 str(count),
@@ -172,7 +172,7 @@ def worth(report: Report) -> Rows:
                 number("nll", each.nll),
                 number("ece", each.ece),
                 _with_spread(random.get(count)),
-                f"{100 * each.lost:+.2f}",
+                f"{100 * each.lost:+z.2f}",
                 points(each.lost_interval),
                 *_of_training(each.gpu_hours if unit == "GPU" else each.core_hours, each.adds if count > 1 else 0.0),
             ]
@@ -182,7 +182,7 @@ def worth(report: Report) -> Rows:
 
 def points(bounds: Bounds | None) -> str:
     """An interval of a difference, in points."""
-    return "-" if bounds is None else " to ".join(f"{100 * bound:+.2f}" for bound in bounds)
+    return "-" if bounds is None else " to ".join(f"{100 * bound:+z.2f}" for bound in bounds)
 
 
 def _bounds(bounds: Bounds | None) -> str:

@@ -162,13 +162,13 @@ def _of_share(share: tuple[float, float] | None) -> str:
 
 def of_unresolved(found: Difference) -> str:
     """The sentence on a difference that may be chance."""
-    figures = f"{100 * found.accuracy:+.2f} points, {interval(found.interval)}"
+    figures = f"{100 * found.accuracy:+z.2f} points, {interval(found.interval)}"
     return f"The difference between {found.of} and {found.over} ({figures}) is {unresolved(found.examples_needed)}."
 
 
 def interval(bounds: tuple[float, float] | None) -> str:
     """The interval of a difference, in points."""
-    return "no interval" if bounds is None else f"95% interval {100 * bounds[0]:+.2f} to {100 * bounds[1]:+.2f}"
+    return "no interval" if bounds is None else f"95% interval {100 * bounds[0]:+z.2f} to {100 * bounds[1]:+z.2f}"
 
 
 def unresolved(needed: int | None) -> str:
