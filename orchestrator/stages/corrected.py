@@ -54,6 +54,6 @@ def bias_note(run: Context, bias: float) -> str:
     """The report's note on a bias."""
     classes = ", ".join(str(each) for each in run.config.evaluation.corrected_classes)
     return (
-        f"`{CORRECTED}` is the student with a bias of {bias:+z.2f} for the logit{'s' * (', ' in classes)} of {classes}, "
-        "found on the training split."
+        f"`{CORRECTED}` is the student with a bias of {bias:+z.2f} for the logit{'s' * (', ' in classes)} of "
+        f"{classes}, found on the training split."
     )
