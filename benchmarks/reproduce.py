@@ -114,8 +114,9 @@ def update(kept: dict[str, Measured], row: Row, runs: str, cores: int) -> str | 
 
 def execute(asked: Experiments, names: list[str], runs: str, parser: argparse.ArgumentParser) -> None:
     """Run the commands of these experiments. Raises: SystemExit where one fails, or a variable is not set."""
+    variables = {**asked.variables, **({"RUNS": shlex.quote(runs)} if runs else {})}
     commands = [
-        (stored(expanded(command, asked.variables), runs), row.folder)
+        (stored(expanded(command, variables), runs), row.folder)
         for row in asked.rows
         for command in (row.commands if row.name in names else ())
     ]

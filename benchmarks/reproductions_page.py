@@ -89,8 +89,9 @@ def page(asked: Experiments, kept: Mapping[str, Measured]) -> str:
     lines = ["| experiment | relation | paper | here | range | over | holds |", "|---|---|---:|---:|---:|---|---|"]
     lines += [line for row in asked.rows for line in _relations(row, kept.get(row.name))]
     how = (
-        "Commands run in the folder of their example. MNIST and FASHION are folders of the four idx files of MNIST and "
-        f"Fashion-MNIST, whose paths have no spaces:\n\n{variables}\n"
+        "Commands run in the folder of their example, by a shell that splits variables into words, such as bash. MNIST "
+        "and FASHION are folders of the four idx files of MNIST and Fashion-MNIST (Debian's `dataset-fashion-mnist`), "
+        f"whose paths have no spaces:\n\n{variables}\n"
     )
     sections = [_section(row, kept.get(row.name)) for row in asked.rows]
     if asked.left_out:

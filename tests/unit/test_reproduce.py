@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import math
 import re
@@ -18,6 +19,7 @@ import yaml
 from benchmarks import reproduce, reproductions, reproductions_page
 from benchmarks.reproductions import Experiments, Measured, Row
 from orchestrator.config import loading
+from orchestrator.config.run_config import RunConfig
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import sums, sweeps
 from orchestrator.reporting.report import DrawnFigure, Report, as_json
@@ -189,9 +191,23 @@ def test_a_figure_that_is_not_there(tmp_path: Path) -> None:
         reproductions.measured(row(figures={"tree.accuracy": ""}), str(tmp_path), 2)
 
 
+ASKED = Experiments.model_validate(yaml.safe_load(reproduce.ROWS.read_text()))
+
+
+@pytest.mark.parametrize("each", ASKED.rows, ids=lambda each: each.name)
+def test_commands_of_a_row_load_and_make_the_runs_of_its_figures(each: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(each.folder)
+    made = set()
+    for command in each.commands:
+        words = shlex.split(reproduce.expanded(command, {**ASKED.variables, "MNIST": "a", "FASHION": "b"}))
+        if words[0] == "stillhouse":
+            settings = tuple(value for option, value in itertools.pairwise(words) if option == "--set")
+            made.add(RunConfig.load(words[2], settings).name + "-sweep" * (words[1] == "sweep"))
+    assert {each.run, *(run for name in each.figures for run in reproductions.OTHER_RUN.findall(name))} <= made
+
+
 def test_the_table_names_examples_and_their_commands() -> None:
-    asked = Experiments.model_validate(yaml.safe_load(reproduce.ROWS.read_text()))
-    rows = asked.rows
+    asked, rows = ASKED, ASKED.rows
     for each in rows:
         assert (each.folder / "config.yaml").is_file() and each.figures
         commands = reproduce.expanded(" ".join(each.commands), {**asked.variables, "MNIST": "a", "FASHION": "b"})
@@ -202,7 +218,7 @@ def test_the_table_names_examples_and_their_commands() -> None:
 
 
 def test_what_a_row_prepares_is_downloaded_before() -> None:
-    for each in Experiments.model_validate(yaml.safe_load(reproduce.ROWS.read_text())).rows:
+    for each in ASKED.rows:
         fetched: set[str] = set()
         for words in (command.split() for command in each.commands):
             if "download" in words:
