@@ -253,7 +253,7 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "syntax": ({}, models("def mlp(:\n"), r"cannot be imported \(SyntaxError"),
     "a script": ({}, models("import sys; sys.exit(3)\n"), r"cannot be imported \(SystemExit: 3\)"),
     "a factory that exits": ({}, models("def mlp(**k): raise SystemExit(3)\n"), "raised SystemExit: 3"),
-    "NaN at once": ({}, models(NAN), "returned NaN or infinity on two examples"),
+    "NaN at once": ({}, models(NAN), r"on two examples\. Expected finite logits: guard"),
     "no transform": ({"data__augment": {"factory": "models:shaken"}}, None, "has no function or class 'shaken'"),
     "no lexicon": (
         {
@@ -270,7 +270,7 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "npz without y": ({}, npz(x=X), "no array 'y'; found x"),
     "fewer labels": ({}, npz(x=X, y=Y[:-1]), "600 examples and y has 599 labels"),
     "no examples": ({}, npz(x=X[:0], y=Y[:0]), "data.train: no examples"),
-    "half a class": ({}, npz(x=X, y=Y + 0.5), "y holds fractions or NaN"),
+    "half a class": ({}, npz(x=X, y=Y + 0.5), r"y holds \d\.5 at example 0; expected integer class ids\. Round"),
     "label below": ({}, npz(x=X, y=changed(5, -2)), "label -2 of example 5 is outside the 3 classes"),
     "no label at all": ({}, npz(x=X, y=Y * 0 - 1), "no example has a label"),
     "one class": ({}, npz(x=X, y=Y * 0), "every label is 0"),

@@ -130,8 +130,11 @@ def test_damaged_files_are_named(tmp_path: Path, damage: str) -> None:
 X, Y = blobs(20, 0)
 WRONG: dict[str, tuple[dict[str, tuple[np.ndarray, np.ndarray]], str]] = {
     "lengths": ({"train": (X, Y[:-1])}, "x has 20 examples and y has 19 labels"),
-    "label above": ({"test": (X, np.where(Y == 2, 9, Y))}, "label 9 of example .* outside the 3 classes"),
-    "label below": ({"train": (X, np.where(Y == 2, -2, Y))}, "label -2"),
+    "label above": (
+        {"test": (X, np.where(Y == 2, 9, Y))},
+        r"label 9 of example .* outside the 3 classes .*\. Correct them, or set `data\.classes`\.$",
+    ),
+    "label below": ({"train": (X, np.where(Y == 2, -2, Y))}, r"label -2 .* in all\. Correct them\.$"),
     "unlabelled test": ({"test": (X, np.full(20, -1))}, "data.test: label -1"),
     "nothing labelled": ({"train": (X, np.full(20, -1))}, "no example has a label"),
     "nan": ({"train": (np.where(X[3, 2] == X, np.nan, X), Y)}, "x of example 3 holds NaN"),
@@ -144,7 +147,7 @@ WRONG: dict[str, tuple[dict[str, tuple[np.ndarray, np.ndarray]], str]] = {
         {"train": (X, np.where(Y == 1, 2**64 - 1, Y).astype(np.uint64))},
         "y holds 18446744073709551615",
     ),
-    "fractions": ({"train": (X, Y + 0.5)}, "fractions"),
+    "fractions": ({"train": (X, Y + 0.5)}, r"y holds \d\.5 at example 0; expected integer class ids"),
     "words": ({"train": (X.astype(str), Y)}, "expected numbers"),
 }
 

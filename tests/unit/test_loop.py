@@ -3,6 +3,7 @@
 import io
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -148,6 +149,13 @@ def test_an_example_without_an_answer_is_found_as_validation_computes_it() -> No
     with pytest.raises(RunError, match="the network answers NaN or infinity for example 31 of the validation split"):
         finish(loop.epochs(progress, asked, spec, seed=0))
     assert max(rows for rows, _ in seen) == 30 and {dtype for _, dtype in seen} == {torch.bfloat16}
+
+
+def test_the_network_that_diverged_is_named() -> None:
+    progress, diverging = start(), replace(task(), system="member-3")
+    nn.init.constant_(next(progress.model.parameters()), torch.nan)
+    with pytest.raises(RunError, match=r"^member-3: training diverged: the loss of epoch 1 .*`training\.learning_rate`"):
+        finish(loop.epochs(progress, diverging, SPEC, seed=0))
 
 
 class Unsteady(nn.Module):

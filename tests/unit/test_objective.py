@@ -468,7 +468,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a mean": ({"objective": [{"term": "own:Mean"}]}, r"'own:Mean' returned Tensor of shape \[\]; expected a sum"),
     "no gradient": ({"objective": [{"term": "own:Detached"}]}, "'own:Detached' has no gradient"),
     "an exception": ({"objective": [{"term": "own:Raises"}]}, "'own:Raises' raised AttributeError: .*nothing"),
-    "infinity": ({"objective": [{"term": "own:Nan"}]}, "'own:Nan' is -?inf on made-up logits"),
+    "infinity": ({"objective": [{"term": "own:Nan"}]}, "'own:Nan' is -?inf on synthetic logits"),
     "a weight below 0": (
         {"soft_weight": {"from": 1, "to": 3, "schedule": "own:Wild"}},
         "the weight of 'soft': its schedule gives -1 when .* so the value is -1; expected a finite number of",

@@ -363,7 +363,7 @@ Y = [np.array([0, 1, 2]), np.array([1, 0])] * 20
         (Columns(X, [np.zeros(0, int), *[np.array([0])] * 39]), [Y[0][:0], *[row[:1] for row in Y[1:]]],
          "example 0 has no position, and 1 in all"),
         (Columns({"n": np.ones(40)}, [np.array([0])] * 40), [row[:1] for row in Y], "positions are elements of"),
-        (X, [row + 0.5 for row in Y], "y holds fractions or NaN"),
+        (X, [row + 0.5 for row in Y], r"y holds \d\.5 at element 0; expected integer class ids"),
         (Columns({"ids": Ragged.of(X["ids"])}, Ragged.of([np.zeros(1, np.int64)] * 40)), np.zeros(40),
          "y is one array, and x has positions of its own"),
         ({"ids": [np.arange(3), np.zeros(0, np.int64)] * 20}, np.arange(40) % 2, "ids of example 1 is empty, and of"),

@@ -48,6 +48,7 @@ def of_split(spec: DataSpec, split: str, asked: str | IdxFiles, labelled: bool) 
 
 
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+AGAIN = " Download or write the file again."
 
 
 def array(uri: str, as_floats: bool = False) -> NDArray[Any]:
@@ -59,21 +60,27 @@ def array(uri: str, as_floats: bool = False) -> NDArray[Any]:
     def read(file: Any) -> NDArray[Any]:
         start = file.read(4)
         if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in IDX_TYPES:
-            raise RequestError(f"'{uri}': not an idx file (it begins with {start.hex() or 'nothing'}).")
+            raise RequestError(
+                f"'{uri}': not an idx file: it begins with {start.hex() or 'nothing'}; expected 0000, a type and a "
+                "number of dimensions. Give a file of MNIST's format, whose name ends in .gz where it is gzipped."
+            )
         kind, sizes = np.dtype(IDX_TYPES[start[2]]), file.read(4 * start[3])
         if len(sizes) < 4 * start[3]:
-            raise RequestError(f"'{uri}': an idx file cut off inside its header.")
+            raise RequestError(
+                f"'{uri}': an idx file that ends in its header: expected {4 * start[3]} bytes of sizes; found "
+                f"{len(sizes)}.{AGAIN}"
+            )
         shape = struct.unpack(f">{start[3]}I", sizes)
         expected = math.prod(shape) * kind.itemsize
         says = f"'{uri}': its header says {shape}, {expected:,} bytes"
         whole = getattr(file, "size", None)  # unknown for a compressed file
         if whole is not None and whole - len(start) - len(sizes) != expected:
-            raise RequestError(f"{says}; found {whole - len(start) - len(sizes):,}.")
+            raise RequestError(f"{says}; found {whole - len(start) - len(sizes):,}.{AGAIN}")
         memory.require(expected * (5 if as_floats and kind.itemsize == 1 else 1), f"{says}, which")
         content = np.empty(expected, np.uint8)
         found = _read_into(file, content.data)
         if found != expected or file.read(1):
-            raise RequestError(f"{says}; found {'more' if found == expected else f'{found:,}'}.")
+            raise RequestError(f"{says}; found {'more' if found == expected else f'{found:,}'}.{AGAIN}")
         return content.view(kind).reshape(shape).astype(kind.newbyteorder("="), copy=False)
 
     return storage.read_with(uri, read)

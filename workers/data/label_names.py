@@ -107,7 +107,7 @@ def resolved(labels: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]
     if other:
         raise RequestError(
             f"data.{other[0]}: the labels are numbers, and those of data.{next(iter(named))} are names. Expected the "
-            "same in each split."
+            "same in each split. Write names, or numbers, in all files."
         )
     train = named["train"]
     used = np.unique(train.ids[train.ids >= 0])
@@ -161,6 +161,7 @@ def _ids(split: str, y: NamedLabels, names: Sequence[str]) -> Index:
             f"data.{split}: the label {name!r} of example {unknown[0]} is none of the {len(names)} that data.train "
             f"has: {listed(names)}; {len(unknown):,} such {'label' if len(unknown) == 1 else 'labels'} in all."
             + ("" if near is None else f" It differs from {near!r} in {HARDLY_SEEN} alone.")
+            + " Correct them, or leave such examples out."
         )
     return ids
 

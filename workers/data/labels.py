@@ -80,12 +80,15 @@ def _of_elements(name: str, x: Examples, y: Ragged) -> Index:
         )
     if y.flat.ndim != 1 or y.dtype.kind not in "iufb":
         raise RequestError(f"data.{name}: y holds rows of {y.dtype}; expected class ids, an integer for each element.")
-    return _whole(name, y.flat)
+    return _whole(name, y.flat, "element")
 
 
-def _whole(name: str, y: NDArray[np.generic]) -> Index:
-    if y.dtype.kind == "f" and not bool((np.isfinite(y) & (y == np.floor(y))).all()):
-        raise RequestError(f"data.{name}: y holds fractions or NaN; expected whole class ids.")
+def _whole(name: str, y: NDArray[np.generic], of: str = "example") -> Index:
+    if y.dtype.kind == "f" and len(broken := np.flatnonzero(~(np.isfinite(y) & (y == np.floor(y))))):
+        raise RequestError(
+            f"data.{name}: y holds {y[broken[0]]} at {of} {broken[0]}; expected integer class ids. Round or correct "
+            f"it; {UNLABELLED} stands for no label, in data.train alone."
+        )
     if y.dtype.kind in "uf" and len(y) and y.max() >= 2**63:  # could overflow to -1, which means no label
         raise RequestError(
             f"data.{name}: y holds {y.max()}; expected class ids from 0, and -1 where there is no label."
@@ -116,7 +119,10 @@ def count(train: Index, declared: int | None, names: Sequence[str] = ()) -> int:
             "class ids from 0, or names."
         )
     if (declared or largest + 1) == 1:
-        raise RequestError("data.train: every label is 0, and there is one class; expected at least two.")
+        raise RequestError(
+            "data.train: every label is 0, and there is one class; expected at least two. Add examples of other "
+            "classes."
+        )
     if declared is None and not (train == 0).any():
         least = int(train[train >= 0].min())
         raise RequestError(
@@ -135,7 +141,7 @@ def check_range(name: str, y: Index, rows: Positions, classes: int, declared: bo
         raise RequestError(
             f"data.{name}: label {y[wrong[0]]} of example {rows.example_of(int(wrong[0]))} is outside the "
             f"{classes} classes 0 to {classes - 1} ({source}); {len(wrong)} such "
-            f"{'label' if len(wrong) == 1 else 'labels'} in all.{_meant(name, y[wrong])}"
+            f"{'label' if len(wrong) == 1 else 'labels'} in all. {_fix(name, y[wrong])}"
         )
 
 
@@ -155,13 +161,13 @@ def check_known(name: str, y: Index, train: Index, rows: Positions) -> None:
         )
 
 
-def _meant(name: str, wrong: Index) -> str:
-    """What labels outside the classes may stand for, to be added to a message."""
+def _fix(name: str, wrong: Index) -> str:
+    """What to do about labels outside the classes, by what they may stand for."""
     if (wrong == OF_TORCH).all():
-        return f" Where {OF_TORCH} stands for no label, as in torch, write {UNLABELLED}."
-    if name == "train" or not (wrong == UNLABELLED).all():
-        return ""
-    return " -1 stands for no label, in data.train alone. If it is a class, let all labels start at 0: y = y + 1."
+        return f"Where {OF_TORCH} stands for no label, as in torch, write {UNLABELLED}."
+    if name != "train" and (wrong == UNLABELLED).all():
+        return "-1 stands for no label, in data.train alone. If it is a class, let all labels start at 0: y = y + 1."
+    return "Correct them, or set `data.classes`." if wrong.max() >= 0 else "Correct them."
 
 
 def ids_of(key: str, given: Sequence[int | str], classes: int, names: Sequence[str]) -> tuple[int, ...]:

@@ -272,7 +272,10 @@ def _check_shapes(inputs: Mapping[str, Examples]) -> None:
     for name, x in inputs.items():
         if not examples.same_columns(x, first):
             shape = "" if isinstance(x, Columns) else "shape "
-            raise RequestError(f"data.{name}: examples of {shape}{_shapes(x)}; expected {_shapes(first)} as in train.")
+            raise RequestError(
+                f"data.{name}: examples of {shape}{_shapes(x)}; expected {_shapes(first)} as in train. Convert both "
+                "splits by the same preprocessing."
+            )
         for column, of_each in columns_of(x).items():
             _check_column(name, column, of_each)
 
@@ -283,7 +286,9 @@ def _shapes(x: Examples) -> str:
 
 def _check_column(name: str, column: str, values: examples.AnyColumn) -> None:
     if values.dtype.kind not in "fiub":
-        raise RequestError(f"data.{name}: {column} is of type {values.dtype}; expected numbers.")
+        raise RequestError(
+            f"data.{name}: {column} is of type {values.dtype}; expected numbers. Convert the column, or leave it out."
+        )
     of_value = values.of_value if isinstance(values, Ragged) else values.shape[1:]
     if math.prod(of_value) == 0:
         raise RequestError(

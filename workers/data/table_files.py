@@ -113,7 +113,10 @@ def _check_text(uri: str, content: bytes) -> None:
 
 def unreadable(uri: str, error: BaseException) -> RequestError:
     """The error for a file that Arrow cannot read. error: what Arrow raised."""
-    return RequestError(f"'{uri}': cannot be read as a table ({first_line(error)}).")
+    return RequestError(
+        f"'{uri}': cannot be read as a table ({first_line(error)}). Expected CSV, TSV, JSON lines or Parquet by the "
+        "ending of the name; correct the file or its name."
+    )
 
 
 def not_utf8(where: str, found: str) -> RequestError:

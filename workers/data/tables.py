@@ -153,7 +153,10 @@ def _file(uri: str) -> pq.ParquetFile:
         file = pq.ParquetFile(pa.BufferReader(content.getbuffer()))
         columns = file.schema_arrow.names
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise RequestError(f"'{uri}': not a Parquet file ({first_line(error)}).") from error
+        raise RequestError(
+            f"'{uri}': not a Parquet file ({first_line(error)}); expected one. Write it again, or set `data.kind` to "
+            "the kind of this file."
+        ) from error
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
         raise RequestError(

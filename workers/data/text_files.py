@@ -145,7 +145,8 @@ class _Labels:
         if declared and (wrong := np.flatnonzero(self._ids[-1] >= len(declared))).size:
             raise RequestError(
                 f"{where}: the label of example {first + wrong[0]} is {self._ids[-1][wrong[0]]}, and the file names "
-                f"{len(declared)} classes."
+                f"{len(declared)} classes; expected ids from 0 to {len(declared) - 1}. Correct the label, or the "
+                "classes that the file declares."
             )
 
     def _ids_of(self, found: pa.ChunkedArray, where: str, first: int) -> Index:
@@ -228,7 +229,7 @@ def _label_of(names: Names) -> str:
 def _check_names(where: str, names: Names, found: Sequence[str]) -> None:
     twice = [name for name in names if found.count(name) > 1]
     if twice:
-        raise RequestError(f"{where}: several columns are called '{twice[0]}'. Expected each name once.")
+        raise RequestError(f"{where}: several columns are called '{twice[0]}'. Expected each name once; rename them.")
     missing = [name for name in names if name not in found]
     if missing:
         key = names[missing[0]]

@@ -205,8 +205,8 @@ def epochs(
         trained = tally.means(_over_workers(tally.sums()).tolist())
         if not math.isfinite(trained.loss):
             raise RunError(
-                f"training diverged: the loss of epoch {number + 1} is not a number. Lower `learning_rate`, or set "
-                "`gradient_clip`."
+                f"{task.system}: training diverged: the loss of epoch {number + 1} is not finite. Expected a finite "
+                "loss: lower its `training.learning_rate`, or set `training.gradient_clip`."
             )
         correct, nll, count = _validate(progress.model, task, spec, device, rank=rank, world=world)
         if not math.isfinite(nll):

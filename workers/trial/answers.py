@@ -31,6 +31,8 @@ ROWS, ODD_ROWS = 8, 256
 AFFORDABLE_S = 2.0
 """Approximate time budget of one forward and backward pass, and of all odd rows together."""
 FIRST = np.zeros(1, np.int64)
+FINITE = " Expected finite logits: guard divisions, logarithms and roots, and check the scale of the inputs."
+"""The end of a message on logits that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def check_output(network: Network) -> None:
     """Raise `RequestError` unless the network turns two examples into finite logits."""
     few = network.some(np.arange(min(2, len(network.x))))
     if not torch.isfinite(network.answers(few)).all():
-        raise RequestError(f"{network} returned NaN or infinity on two examples.")
+        raise RequestError(f"{network} returned NaN or infinity on two examples.{FINITE}")
 
 
 def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
@@ -97,7 +99,7 @@ def check(network: Network, odd: Sequence[OddRow]) -> tuple[str, ...]:
     """
     first, again = network.answers(network.batch), network.answers(network.batch)
     if not finite(first).all():
-        raise RequestError(f"{network} returned NaN or infinity on {len(network.batch)} training examples.")
+        raise RequestError(f"{network} returned NaN or infinity on {len(network.batch)} training examples.{FINITE}")
     by = apart(first, again)
     if not by <= SAME:
         raise RequestError(
@@ -170,7 +172,7 @@ def _check_largest_token(network: Network) -> None:
             f"{error} That was {where}. Expected a network of {largest + 1:,} tokens, or another tokenizer."
         ) from error
     if not finite(found).all():
-        raise RequestError(f"{network} returned NaN or infinity for {where}.")
+        raise RequestError(f"{network} returned NaN or infinity for {where}.{FINITE}")
 
 
 def _answers_to(network: Network, rows: Sequence[OddRow]) -> Tensor:

@@ -58,7 +58,10 @@ def _check_term(each: Weighted, batch: Batch, classes: int) -> None:
         )
     whole = value.item()
     if not math.isfinite(whole):
-        raise RequestError(f"{OBJECTIVE}: the term '{each.label}' is {whole} on made-up logits of ordinary size.")
+        raise RequestError(
+            f"{OBJECTIVE}: the term '{each.label}' is {whole} on synthetic logits of ordinary size; expected a finite "
+            "number. Guard logarithms and divisions in it."
+        )
     if each.term.whole_batch:  # its batches are never cut, which `preflight` checks
         return
     halves = (slice(ROWS // 2), slice(ROWS // 2, ROWS))

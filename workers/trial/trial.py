@@ -47,7 +47,7 @@ from workers.training.objective import AtStep, Objective
 from workers.training.schedules import Moment
 from workers.trial import answers as asked
 from workers.trial import compiling
-from workers.trial.answers import AFFORDABLE_S, Network
+from workers.trial.answers import AFFORDABLE_S, FINITE, Network
 from workers.trial.odd_rows import OddRow
 from workers.user_code import calls, provenance
 
@@ -61,6 +61,8 @@ LOOKED_AT = 2**20
 """Labels among which these rows are chosen, at even distances."""
 STEPS = 4
 """Steps, if quick, where workers exchange gradients: a layer skipped at random shows only in several steps."""
+AFTER_A_STEP = " after one step of training"
+SMALLER_STEPS = " Lower `learning_rate`, or set `gradient_clip`."
 
 
 @dataclass(frozen=True)
@@ -372,7 +374,8 @@ def _try_piece(role: Role, training: Training, size: int, first: Sequence[Exampl
 
 def _step(role: Role, training: Training, batch: Batch) -> None:
     network, progress = training.network, training.progress
-    rows, diverged = len(batch.x), _diverged(progress)
+    rows = len(batch.x)
+    after, fix = ("", FINITE) if progress.schedule.last_epoch == 0 else (AFTER_A_STEP, SMALLER_STEPS)
 
     def forward(x: Inputs) -> Outputs:
         outputs = observe(progress.model, x, training.goal.beside)
@@ -384,7 +387,9 @@ def _step(role: Role, training: Training, batch: Batch) -> None:
                 "output that follows from its parameters: no detach(), no torch.no_grad() and no argmax inside forward."
             )
         if not finite(logits).all():
-            raise RequestError(f"{role} {diverged} in training mode for a piece of {rows} examples.")
+            raise RequestError(
+                f"{role} returned NaN or infinity in training mode{after} for a piece of {rows} examples.{fix}"
+            )
         return outputs._replace(logits=logits)
 
     spec = role.training.model_copy(update={"micro_batch_size": None})
@@ -396,13 +401,10 @@ def _step(role: Role, training: Training, batch: Batch) -> None:
         )
     _check_gradients(role, progress.model)
     if not all(torch.isfinite(loss.total) for loss in losses):
-        raise RequestError(f"{role}: the loss of its first step is NaN or infinity, on {rows} examples.")
-
-
-def _diverged(progress: Progress) -> str:
-    if progress.schedule.last_epoch == 0:
-        return "returned NaN or infinity"
-    return "returned NaN or infinity after one step of training (lower `learning_rate`, or set `gradient_clip`)"
+        raise RequestError(
+            f"{role}: the loss of its first step is NaN or infinity, on {rows} examples. Expected a finite loss: check "
+            "the size of its logits, and guard divisions and logarithms in the terms of its objective."
+        )
 
 
 def _check_gradients(role: Role, module: nn.Module) -> None:
@@ -442,10 +444,7 @@ def _why_so_few(role: Role, size: int) -> str:
 def _check_reloaded(network: Network, model: NetworkModel) -> None:
     """Save the weights, load them into a network of another seed, as all later stages do, and compare outputs."""
     if not finite(network.answers(network.batch)).all():
-        raise RequestError(
-            f"{network} returned NaN or infinity after one step of training. Lower `learning_rate`, or set "
-            "`gradient_clip`."
-        )
+        raise RequestError(f"{network} returned NaN or infinity{AFTER_A_STEP}.{SMALLER_STEPS}")
     loaded = torch_module.build(model)
     _check_grown(network, loaded)
     try:
