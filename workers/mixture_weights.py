@@ -125,8 +125,14 @@ def _scaled(spec: ExampleWeights, probabilities: Tensor) -> Tensor:
     with calls.checked(f"{KEY}: {spec} raised", called):
         found = torch.as_tensor(rule(spec)(probabilities), dtype=torch.float64)
     if list(found.shape) != shape:
-        raise RequestError(f"{KEY}: {spec} returned {list(found.shape)}; expected weights {shape}, members x examples.")
+        raise RequestError(
+            f"{KEY}: {spec} returned {list(found.shape)}; expected weights {shape}, members x examples. Correct the "
+            "function."
+        )
     totals = found.sort(dim=0).values.sum(dim=0)  # an order that does not depend on that of the members
     if not (bool((found >= 0).all()) and bool((totals > 0).all()) and bool(torch.isfinite(totals).all())):
-        raise RequestError(f"{KEY}: {spec} returned weights that are not finite, below 0, or 0 for all members.")
+        raise RequestError(
+            f"{KEY}: {spec} returned weights that are not finite, below 0, or 0 for all members; expected finite "
+            "weights >= 0, one above 0 for each example. Correct the function."
+        )
     return found / totals

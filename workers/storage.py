@@ -176,7 +176,14 @@ def read_with(uri: str, read: Callable[[Any], T]) -> T:
             f"'{uri}': no such file. Check the path; relative ones start at the configuration file's folder."
         ) from None
     except (OSError, ValueError, ImportError, *DAMAGED) as error:
-        raise RequestError(f"'{uri}': cannot be read ({_brief(error)}).") from error
+        raise _unreadable(uri, error) from error
+
+
+def _unreadable(uri: str, error: Exception) -> RequestError:
+    return RequestError(
+        f"'{uri}': cannot be read ({_brief(error)}). Expected a file that this user may read: check its permissions "
+        "and that it is whole."
+    )
 
 
 def _check_codec(uri: str) -> None:
@@ -207,7 +214,7 @@ def read_if_there(uri: str) -> bytes | None:
     except RequestError:
         raise
     except Exception as error:  # each storage has its own error classes
-        raise RequestError(f"'{uri}': cannot be read ({_brief(error)}).") from error
+        raise _unreadable(uri, error) from error
 
 
 def glance(uri: str) -> bytes | None:

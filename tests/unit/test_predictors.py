@@ -135,7 +135,7 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "inputs": ({"more": "input"}, {}, r"has the inputs 'x' \[N, 8\], 'mask' \[N, 8\]; expected a column for each, and "
                "'x' is none: it is given one dense column without a name"),
     "outputs": ({"more": "output"}, {}, r"has 2 outputs of numbers \[B, K\] or \[B, L, K\]; expected one, or"),
-    "name": ({}, {"output_name": "probs"}, r"has no output 'probs'. It has 'y' tensor\(float\) \[N, 3\]"),
+    "name": ({}, {"output_name": "probs"}, r"has no output 'probs'. It has 'y' tensor\(float\) \[N, 3\]\. Set `"),
     "whole numbers": ({"kind": TensorProto.INT64}, {}, r"'x' takes tensor\(int64\), and data.train has fractions"),
     "texts": ({"kind": TensorProto.STRING}, {}, r"its input 'x' takes tensor\(string\); expected tensor\(float\)"),
     "classes": ({"classes": 4}, {}, r"ensemble model '.*a\.onnx' returned \[2, 4\] for a batch of 2; expected logits"),

@@ -62,7 +62,10 @@ def read(uri: str) -> tuple[Weights, list[str]]:
         weights |= unpacked(storage.read_bytes(file), f"checkpoint '{file}'")[0]
     missing = sorted(_weight_map(first).keys() - weights.keys())
     if missing:
-        raise RequestError(f"checkpoint '{first}': none of its files has '{missing[0]}', which it lists.")
+        raise RequestError(
+            f"checkpoint '{first}': none of its files has '{missing[0]}', which it lists. Expected all tensors of the "
+            "index: save or copy the checkpoint again."
+        )
     return weights, []
 
 
@@ -75,7 +78,10 @@ def files(uri: str) -> list[str]:
         names = storage.names(uri)
         found = next((name for name in IN_A_FOLDER if name in names), None)
         if found is None:
-            raise RequestError(f"checkpoint '{uri}' is a folder without {' or '.join(IN_A_FOLDER)}.")
+            raise RequestError(
+                f"checkpoint '{uri}' is a folder without {' or '.join(IN_A_FOLDER)}. Name a file in it, or save the "
+                "weights there."
+            )
         uri = storage.join(uri, found)
     if not uri.endswith(INDEX):
         return [uri]
@@ -94,7 +100,10 @@ def _weight_map(uri: str) -> dict[str, str]:
         ) from error
     outside = [name for name in names if not isinstance(name, str) or name != posixpath.basename(name) or not name]
     if outside:
-        raise RequestError(f"checkpoint '{uri}' names the file {outside[0]!r}; expected names of files beside it.")
+        raise RequestError(
+            f"checkpoint '{uri}' names the file {outside[0]!r}; expected names of files beside it. Save the checkpoint "
+            "again."
+        )
     return dict(found)
 
 

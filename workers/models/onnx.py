@@ -168,14 +168,19 @@ def _session(content: bytes, path: str, device: torch.device) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=wanted)
     except Exception as error:  # ONNX Runtime has its own exception types
         reason = " ".join(str(error).split())[:300]
-        raise RequestError(f"'{path}' is no graph that ONNX Runtime can load ({reason}).") from error
+        raise RequestError(
+            f"'{path}' is no graph that ONNX Runtime can load ({reason}). Expected a graph for the installed version: "
+            "export it again, perhaps with a lower opset, or update onnxruntime."
+        ) from error
 
 
 def _described(content: bytes, path: str) -> onnx_file.Described:
     try:
         found = onnx_file.describe(content)
     except ValueError as error:
-        raise RequestError(f"'{path}' is no file of ONNX ({error}).") from error
+        raise RequestError(
+            f"'{path}' is no file of ONNX ({error}). Expected the file that onnx.save or torch.onnx.export wrote."
+        ) from error
     if found.external:
         raise RequestError(
             f"'{path}' keeps its weights in another file, which would not be read from everywhere. Save it in one: "
@@ -207,7 +212,10 @@ def _output(session: Any, model: OnnxModel) -> str:
     shown = ", ".join(f"'{each.name}' {each.type} {_shown(each.shape)}" for each in outputs)
     if model.output_name is not None:
         if model.output_name not in [each.name for each in outputs]:
-            raise RequestError(f"'{model.path}' has no output '{model.output_name}'. It has {shown}.")
+            raise RequestError(
+                f"'{model.path}' has no output '{model.output_name}'. It has {shown}. Set `output_name` to one of "
+                "these."
+            )
         return model.output_name
     of_numbers = [each for each in outputs if each.type in FLOATS]
     found: list[str] = [each.name for each in of_numbers if len(each.shape) in (0, 2)]

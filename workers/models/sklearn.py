@@ -134,7 +134,8 @@ def _loaded(content: bytes, trusted: Sequence[str], packages: Collection[str], s
     skops = _skops()
     if content[:2] != b"PK":
         raise RequestError(
-            f"{source} is no file of skops. Expected skops.io.dump(estimator, path); a pickle is not read."
+            f"{source} is no file of skops. Expected skops.io.dump(estimator, path); a pickle is not read. Write it "
+            "again by that call."
         )
     try:
         asked = skops.get_untrusted_types(data=content)
@@ -142,7 +143,10 @@ def _loaded(content: bytes, trusted: Sequence[str], packages: Collection[str], s
         if not untrusted:
             return skops.loads(content, trusted=asked)
     except Exception as error:  # skops and the estimators raise several types
-        raise RequestError(f"{source} cannot be read by skops ({type(error).__name__}: {error}).") from error
+        raise RequestError(
+            f"{source} cannot be read by skops ({type(error).__name__}: {error}). Expected a file of skops.io.dump by "
+            "compatible versions of skops and scikit-learn: dump it again."
+        ) from error
     raise RequestError(
         f"{source} holds types that skops does not trust: {', '.join(untrusted)}. Where you know them to be harmless, "
         f"list them: `trusted: [{', '.join(untrusted)}]`."

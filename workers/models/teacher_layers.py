@@ -32,6 +32,7 @@ OF_DISTILBERT = {
     "vocab_projector.": "cls.predictions.",
 }
 """Parts of DistilBERT's names, and the same of BERT's."""
+FIX = "Choose such a student, or leave `initial` out."
 POSITIONS, TYPES = "embeddings.position_embeddings.weight", "embeddings.token_type_embeddings.weight"
 
 
@@ -45,23 +46,29 @@ def fill(student: nn.Module, teacher: nn.Module, label: str) -> None:
     layers, of_teacher = _layers(own), _layers(given)
     if not layers or not of_teacher:
         what = "student" if not layers else "teacher"
-        raise RequestError(f"{label}: no stack of layers is known in the {what}, which `teacher_layers` copies.")
+        raise RequestError(
+            f"{label}: no stack of layers is known in the {what}, which `teacher_layers` copies. Expected parameters "
+            "such as 'layer.0.weight': choose such a network, or leave `initial` out."
+        )
     for stack, count in layers.items():
         if count > of_teacher.get(stack, 0):
             raise RequestError(
                 f"{label}: '{stack}' has {count} layers, and the teacher {of_teacher.get(stack, 0)} of this name. For "
-                "`teacher_layers` a student has the teacher's architecture, and at most as many layers."
+                f"`teacher_layers` a student has the teacher's architecture, and at most as many layers. {FIX}"
             )
     for name, parameter in own.items():
         source = given.get(_source(name, layers, of_teacher))
         if source is None and LAYER.fullmatch(name):
-            raise RequestError(f"{label}: the teacher's layers have no '{name}', which `teacher_layers` copies.")
+            raise RequestError(
+                f"{label}: the teacher's layers have no '{name}', which `teacher_layers` copies. Expected a student of "
+                f"the teacher's architecture. {FIX}"
+            )
         if source is None:
             continue
         if source.shape != parameter.shape:
             raise RequestError(
                 f"{label}: '{name}' is {list(parameter.shape)}, and the teacher's is {list(source.shape)}. For "
-                "`teacher_layers` a student has the teacher's widths and vocabulary, and at most as many layers."
+                f"`teacher_layers` a student has the teacher's widths and vocabulary, and at most as many layers. {FIX}"
             )
         parameter.copy_(source)
     if TYPES in given and TYPES not in own and POSITIONS in own:

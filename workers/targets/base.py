@@ -107,7 +107,10 @@ class Targets(Columns):
 
     def logits(self, dtype: torch.dtype) -> Tensor:
         """The teachers' logits up to a constant for each row: [N, K]. Raises: `RequestError` where they are unknown."""
-        raise RequestError(f"{self.kind} targets do not have the logits of every class.")
+        raise RequestError(
+            f"{self.kind} targets have no logits of every class, which the term needs. Expected dense targets: leave "
+            "`distillation.top_k` out, or the term."
+        )
 
     def at(self, temperature: float | None) -> Targets:
         if temperature is not None and temperature != self.temperature:

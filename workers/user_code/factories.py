@@ -54,7 +54,7 @@ def call(factory: str, kwargs: dict[str, Any], folder: str) -> Any:
     except (Exception, SystemExit) as error:
         raise RequestError(
             f"factory '{factory}' raised {type(error).__name__}: {beside.plain(str(error))}. "
-            f"It was called with {kwargs or 'no arguments'}."
+            f"It was called with {kwargs or 'no arguments'}. Correct the function, or its `kwargs`."
         ) from error
 
 
@@ -97,7 +97,10 @@ def check_called(key: str, spec: FactorySpec, given: Sequence[str]) -> None:
         signature.bind(*given, **spec.kwargs)
     except TypeError as error:
         arguments = ", ".join([*given, *(f"{name}=..." for name in spec.kwargs)])
-        raise RequestError(f"{key}: '{spec.factory}' cannot be called with ({arguments}): {error}.") from error
+        raise RequestError(
+            f"{key}: '{spec.factory}' cannot be called with ({arguments}): {error}. Expected a function with these "
+            "parameters: correct it, or its `kwargs`."
+        ) from error
 
 
 def working_folder() -> str:
@@ -270,4 +273,5 @@ def _name_taken(name: str) -> str:
 def _broken(factory: str, name: str, error: BaseException) -> RequestError:
     return RequestError(
         f"factory '{factory}': module '{name}' cannot be imported ({type(error).__name__}: {beside.plain(str(error))})."
+        " Correct the module, or install what it imports on every node."
     )

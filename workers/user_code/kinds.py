@@ -26,7 +26,10 @@ def make(key: str, name: str, table: Mapping[str, Callable[..., T]], kwargs: dic
     try:
         return table[name](**kwargs)
     except (TypeError, ValueError) as error:
-        raise RequestError(f"{key}: '{name}' does not take `kwargs` {kwargs}: {beside.plain(str(error))}.") from error
+        raise RequestError(
+            f"{key}: '{name}' does not take `kwargs` {kwargs}: {beside.plain(str(error))}. Expected its arguments: "
+            "correct `kwargs`."
+        ) from error
 
 
 def _near(name: str, known: Iterable[str]) -> str:
