@@ -164,8 +164,8 @@ class Actors:
             apart = checks.apart(self.probes.setdefault(name, probe), probe)
             if apart > checks.ROUGH_AGREEMENT:
                 raise RunError(
-                    f"{name} answers differently since it was started again, by up to {apart:.2g}. Do all nodes have "
-                    "the same code and the same versions?"
+                    f"{name} answers differently since it was started again, by up to {apart:.2g}; expected at most "
+                    f"{checks.ROUGH_AGREEMENT:g}. {checks.SAME_CODE}."
                 )
 
     def ends(self, awaited: Mapping[Any, int], ready: Sequence[Any], now_s: float) -> list[Event]:

@@ -27,6 +27,8 @@ Probabilities = NDArray[np.float32]
 
 AGREEMENT, ROUGH_AGREEMENT = 1e-4, 0.25
 """Largest difference of one member's probabilities on two machines: with equal numerics, with a GPU or bfloat16."""
+SAME_CODE = "Install the same code and versions on all nodes"
+"""What to do where a member has other outputs on another node."""
 
 
 def check(probes: Mapping[str, Probabilities], labels: Index, classes: int) -> tuple[str, ...]:
@@ -36,9 +38,15 @@ def check(probes: Mapping[str, Probabilities], labels: Index, classes: int) -> t
     """
     for name, probe in probes.items():
         if probe.shape != (len(labels), classes):
-            raise RunError(f"{name} answers {list(probe.shape)} for {len(labels)} examples of {classes} classes.")
+            raise RunError(
+                f"{name} returned outputs {list(probe.shape)}; expected {[len(labels), classes]}. Correct the model's "
+                "last layer, or use the checkpoint of this task."
+            )
         if not np.isfinite(probe).all():
-            raise RunError(f"{name} answers NaN or infinity. Train or choose it anew; its weights do not work.")
+            raise RunError(
+                f"{name} returned NaN or infinity; expected finite probabilities. Replace its weights, or train it "
+                "again."
+            )
     known = labels >= 0
     mean = np.mean(list(probes.values()), axis=0)
     notes = [_check_order("the ensemble", mean[known], labels[known], "the labels say")]
@@ -63,8 +71,8 @@ def check_copy(probe: Probabilities, member: Member, x: Inputs, numerics: Numeri
     if not off <= expected:
         raise RunError(
             f"{member.name} answers its teacher's process and the driver differently, by up to {off:.2g} (expected "
-            f"{expected:g}). Do both nodes have the same code and the same versions of torch? Or does the model follow "
-            "from its process: the order of a set, hash(), a process id, the time?"
+            f"{expected:g}). {SAME_CODE}, and remove from the model what depends on the process: set order, hash(), "
+            "process id, time."
         )
 
 

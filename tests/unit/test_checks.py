@@ -38,8 +38,8 @@ def test_sound_members_pass() -> None:
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        (sure_of(LABELS)[:, :3], r"member-1 answers \[200, 3\] for 200 examples of 4 classes"),
-        (np.full((200, CLASSES), np.nan, np.float32), "member-1 answers NaN"),
+        (sure_of(LABELS)[:, :3], r"member-1 returned outputs \[200, 3\]; expected \[200, 4\]\. Correct"),
+        (np.full((200, CLASSES), np.nan, np.float32), "member-1 returned NaN .* Replace its weights"),
         (sure_of((LABELS + 1) % CLASSES), "member-1 seems to have its classes in another order: .* 0 it calls 1"),
     ],
 )

@@ -255,6 +255,7 @@ class Teacher:
         for name, by in zip(names, off.tolist(), strict=True):  # only now, since it synchronises the GPU
             if name in how.weights and not by <= ensemble.SUM_TOLERANCE:
                 what = "NaN or infinity" if by != by else f"probabilities that sum to 1 only within {by:.2g}"
+                what = f"{what}; expected probabilities that sum to 1. Check its weights and its forward pass"
                 raise BadAnswer(f"{name} answers {what}", name)
         for k, name in enumerate(names if computed else ()):
             logits = torch.cat([each[k] for each in computed])
