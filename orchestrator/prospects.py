@@ -122,7 +122,11 @@ def _groups(config: RunConfig, asked: Asked, trained: int) -> tuple[MemberGroup,
 
 def _check_larger(model: AnyModel, larger: AnyModel) -> None:
     if model.learner != "network" or larger.learner != "network":
-        raise RequestError("--larger: the size of a network is known, that of another model is not. Leave it out.")
+        other = model if model.learner != "network" else larger
+        raise RequestError(
+            f"--larger: the size of {other.label} is not known. Expected a network as member and larger model; leave "
+            "--larger out."
+        )
     ratio = _ratio([model, larger])
     if ratio < LEAST_RATIO:
         raise RequestError(

@@ -602,6 +602,13 @@ def probe_writable(uri: str, key: str) -> None:
         ) from error
 
 
+def not_writable(folder: Path, error: OSError) -> RequestError:
+    """The error for a local folder that a command was to write."""
+    return RequestError(
+        f"'{folder}' cannot be written ({error.strerror}). Expected a folder that this user may write: name another."
+    )
+
+
 def free_bytes(uri: str) -> int | None:
     """Bytes free on the disk of a local folder, which need not exist yet; None for other storage."""
     if not is_local(uri):

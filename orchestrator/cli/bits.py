@@ -50,11 +50,17 @@ class Compared:
 def compared(one: str, other: str) -> list[Compared]:
     """Every artifact that both runs have, in the order of a run.
 
-    one, other: folders. Raises: `RequestError` where one of them is no finished run.
+    one, other: folders. Raises: `RequestError` where one of them is no finished run, or they have none in common.
     """
     folders = [storage.absolute(each) for each in (one, other)]
     first, second = (reports.load(each) for each in folders)
-    return list(_all(RunFolder(folders[0]), RunFolder(folders[1]), first, second))
+    found = list(_all(RunFolder(folders[0]), RunFolder(folders[1]), first, second))
+    if not found:
+        raise RequestError(
+            f"'{one}' and '{other}': the runs have no artifact in common; expected two runs of members, soft targets "
+            "or students. Name two runs of one configuration."
+        )
+    return found
 
 
 def _all(one: RunFolder, other: RunFolder, first: Report, second: Report) -> Iterator[Compared]:
@@ -203,10 +209,6 @@ def rows(found: Sequence[Compared]) -> Rows:
 def verdict(found: Sequence[Compared]) -> str:
     """Where the runs part, and what of the inputs of that artifact differs."""
     first = next((each for each in found if each.differs), None)
-    if not found:
-        raise RequestError(
-            "the runs have no artifact in common; expected two runs of members, soft targets or students."
-        )
     if first is None:
         return f"All {len(found)} artifacts are the same to the bit."
     cause = f" Of its inputs differ: {first.inputs}." if first.inputs else " Its inputs are the same."

@@ -114,7 +114,7 @@ def _failed(error: BaseException, debug: bool) -> int:
         return error.exit_status
     _say(
         f"{type(error).__name__}: {error}\nWhat was complete is kept; the same command resumes. --debug shows the "
-        "traceback.",
+        "traceback. If it comes from Stillhouse and not from your model, please report it with that traceback.",
         debug,
     )
     return 1

@@ -88,7 +88,7 @@ def copy(name: str, target: str | None) -> list[tuple[Example, Path]]:
     """
     known = every()
     if name not in known:
-        raise RequestError(f"no example '{name}'; known: {', '.join(known)}.")
+        raise RequestError(f"no example '{name}'; known: {', '.join(known)}. `stillhouse examples` describes them.")
     place = storage.local_folder(target or name)
     copies = [(known[name], place)]
     copies += [(known[each], place.parent / each) for each in known[name].beside if each in known]
@@ -112,5 +112,5 @@ def copy(name: str, target: str | None) -> list[tuple[Example, Path]]:
             for file, path in example.files.items():
                 shutil.copyfile(path, folder / file)
     except OSError as error:
-        raise RequestError(f"'{place}' cannot be written ({error.strerror}).") from error
+        raise storage.not_writable(place, error) from error
     return copies

@@ -64,7 +64,10 @@ def push(report: Report, run: str, overrides: Sequence[str] = ()) -> str:
     finally:
         tracker.close("FINISHED")
     if tracker.missed is not None:
-        raise RunError(f"the tracker at '{config.tracking.uri}' did not take all of it: {tracker.missed}. Send again.")
+        raise RunError(
+            f"the tracker at '{config.tracking.uri}' did not take the whole report: {tracker.missed}. Expected all of "
+            f"it: check the tracker, then repeat `stillhouse report {run} --push`."
+        )
     return redacted(config.tracking.uri)
 
 

@@ -140,7 +140,10 @@ def _hand_in(client: JobSubmissionClient, sent: JobFolder, folder: Path, **job: 
             if TOO_LARGE in str(error):  # for this cluster, or its proxy
                 raise RequestError(job_folder.too_large(folder, sent)) from error
             if NOT_YET not in str(error) or time.monotonic() > until:
-                raise RequestError(f"the cluster did not take the job: {redacted(str(error)).strip()}") from error
+                raise RequestError(
+                    f"the cluster did not take the job: {redacted(str(error)).strip().rstrip('.')}. Expected a running "
+                    "cluster of the same Ray version: see its dashboard's log, then submit again."
+                ) from error
             time.sleep(1.0)
 
 

@@ -60,8 +60,8 @@ def temporary_folder() -> Iterator[str | None]:
             pass
     except OSError as error:
         raise RequestError(
-            f"Ray's temporary folder '{folder}' cannot be written ({error.strerror}). "
-            f"{f'{named} names it' if named else 'Set TMPDIR to another'}: expected a folder that can be written."
+            f"Ray's temporary folder '{folder}' cannot be written ({error.strerror}). Expected a folder that this user "
+            f"may write: set {named or 'TMPDIR'} to one."
         ) from error
     if len(os.fsencode(folder)) <= DEEPEST and PLAIN.fullmatch(folder):
         yield None

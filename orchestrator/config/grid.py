@@ -77,10 +77,12 @@ def axis(text: str) -> Axis:
     try:
         values = yaml_text.parse(f"[{given}]")
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise RequestError(f"--over '{text}': the values are not YAML ({error}).") from error
+        raise RequestError(f"--over '{text}': the values are not YAML ({error}). {yaml_text.FIX}") from error
     typed = [(isinstance(value, bool), value) for value in values]  # to Python, true is 1
     if not values or any(typed.count(value) > 1 for value in typed):
-        raise RequestError(f"--over '{text}': expected one or more values, each once.")
+        raise RequestError(
+            f"--over '{text}': found {values!r}; expected one or more values, each once. Remove the repeated one."
+        )
     return Choices(key, tuple(values))
 
 
@@ -88,7 +90,10 @@ def _range(text: str, key: str, found: re.Match[str]) -> Range:
     low, high = (yaml_text.parse(found[name]) for name in ("low", "high"))
     is_log = found["log"] is not None
     if not all(isinstance(end, int | float) for end in (low, high)) or not low < high or (is_log and low <= 0):
-        raise RequestError(f"--over '{text}': expected a lower and a higher number{', above 0' if is_log else ''}.")
+        raise RequestError(
+            f"--over '{text}': found {low!r}..{high!r}; expected a lower and a higher number"
+            f"{', above 0' if is_log else ''}."
+        )
     return Range(key, low, high, is_log)
 
 
@@ -99,7 +104,9 @@ def axes(texts: Sequence[str], *, trials: int | None) -> list[Axis]:
         if each.key in [other.key for other in found[:number]]:
             raise RequestError(f"--over {each.key}: given twice; expected all its values in one.")
         if isinstance(each, Range) and trials is None:
-            raise RequestError(f"--over {each.key}: a range has no end of values; expected `--trials N`, or values.")
+            raise RequestError(
+                f"--over {each.key}: a range needs a search; expected `--trials N`. Add it, or list the values."
+            )
     if trials is not None and trials < 1:
         raise RequestError(f"--trials: {trials}; expected at least 1.")
     return found

@@ -20,7 +20,7 @@ CODE = ("kind", "factory", "term", "schedule")
 """Keys that name the user's own code, always or as `module:Class` instead of a built-in name."""
 PATHS = ("path", "checkpoint", "checkpoints", "initial", "tokenizer")
 """Keys whose values are paths, or lists of them, relative to the configuration file."""
-SELF_REFERENCE = "the configuration refers to itself (a YAML anchor inside what it names)."
+SELF_REFERENCE = "the configuration refers to itself (a YAML anchor inside what it names). Remove the alias."
 CONFIG = "config.yaml"
 MAX_BYTES, MAX_NODES = 2**20, 100_000
 """Limits of a configuration, against wrong files and exhaustion of memory."""
@@ -52,13 +52,16 @@ def parsed(text: str, path: str) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}, column {place.column + 1}" if place else ""
-        raise RequestError(f"'{path}'{where}: not YAML ({_problem(error)}).") from None
+        raise RequestError(f"'{path}'{where}: not YAML ({_problem(error)}). {yaml_text.FIX}") from None
     try:
         too_large = _nodes(found) > MAX_NODES
     except RecursionError:
         raise RequestError(SELF_REFERENCE) from None
     if too_large:
-        raise RequestError(f"'{path}': its anchors make more than {MAX_NODES:,} values of it.")
+        raise RequestError(
+            f"'{path}': its anchors expand to more than {MAX_NODES:,} values; expected fewer. Write the values out, or "
+            "remove nested anchors."
+        )
     if not isinstance(found, dict):
         what = FOUND.get(type(found), "a single value")
         raise RequestError(f"'{path}': found {what}; expected keys with values, such as `name: digits`.")
@@ -95,14 +98,19 @@ def override(values: dict[str, Any], assignment: str) -> None:
     try:
         value = yaml_text.parse(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise RequestError(f"--set '{assignment}': the value is not YAML ({_problem(error)}).") from None
+        raise RequestError(
+            f"--set '{assignment}': the value is not YAML ({_problem(error)}). {yaml_text.FIX}"
+        ) from None
     holder: Any = values
     for number, part in enumerate(parts[:-1]):
         place = _place(holder, parts[: number + 1], assignment)
         inner = holder.get(place) if isinstance(holder, dict) else holder[place]
         inner = {} if inner is None else inner  # left out, or all its keys are
         if not isinstance(inner, dict | list):
-            raise RequestError(f"--set '{assignment}': '{part}' is {inner!r}, which has no keys inside.")
+            raise RequestError(
+                f"--set '{assignment}': '{part}' is {inner!r}, which has no keys inside. Expected a key with keys "
+                "inside: correct the key."
+            )
         holder[place] = copy.copy(inner)  # an alias of YAML is the same object in all its places
         holder = holder[place]
     holder[_place(holder, parts, assignment)] = value

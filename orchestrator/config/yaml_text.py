@@ -19,6 +19,8 @@ BOOL, FLOAT, INT, MERGE, STRING, TIMESTAMP, VALUE = (
     f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "merge", "str", "timestamp", "value")
 )
 AMBIGUOUS = "!ambiguous-number"
+FIX = "Expected YAML: correct it, or put the value in quotes."
+"""The end of a message on a text that is not YAML."""
 
 PLAIN = {
     FLOAT: re.compile(

@@ -150,8 +150,12 @@ def _sums(found: Predictor, made: Made, dataset: Dataset, how: Inference) -> met
     """The sums of the artefact's predictions."""
     split = dataset.test
     predicted = metrics.log_probabilities(found, split.x, how, collator=predictor.collator(made.model))
-    if np.isnan(predicted).any():
-        raise RunError("the export answers NaN for a test example. Nothing was written.")
+    missing = np.flatnonzero(np.isnan(predicted).any(axis=1))
+    if len(missing):
+        raise RunError(
+            f"the export returned NaN for test example {split.rows.example_of(int(missing[0]))}; expected finite "
+            "logits. Nothing was written. `--format torch`, without `--quantize`, exports the module itself."
+        )
     ids = np.arange(len(split))
     return metrics.measure(predicted, split.labels_of(ids), metrics.blocks_of(dataset, "test", ids))
 

@@ -43,7 +43,8 @@ def opening(uri: str, experiment: str) -> Iterator[None]:
         yield
     except (MlflowException, OSError, ValueError) as error:
         raise RequestError(
-            f"tracking: the tracker at '{redacted(uri)}' refused experiment '{experiment}' ({error})."
+            f"tracking: the tracker at '{redacted(uri)}' refused experiment '{experiment}' ({error}). Expected a name "
+            "that it accepts and write access: set `tracking.experiment`, or give MLflow's credentials."
         ) from error
 
 

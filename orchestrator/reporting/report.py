@@ -430,7 +430,10 @@ def load(run: str) -> Report:
     try:
         return Report.model_validate_json(content)
     except ValidationError as error:
-        raise RequestError(f"'{uri}': not a report ({error.error_count()} wrong fields).") from error
+        raise RequestError(
+            f"'{uri}': not a report ({error.error_count()} wrong fields); expected the report.json that a run wrote. "
+            "Run the same command again, or use the version of Stillhouse that wrote it."
+        ) from error
 
 
 def repetitions(run: str) -> list[Report]:

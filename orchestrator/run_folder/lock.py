@@ -94,7 +94,10 @@ class Lock:
             if self._take_over(owner):
                 break
         else:
-            raise RequestError(f"'{self.folder}': other runs took and released it {TRIES} times. Start one alone.")
+            raise RequestError(
+                f"'{self.folder}': other runs took and released it {TRIES} times. Expected a folder that no other run "
+                "uses: start this run alone, or give it another `name`."
+            )
         if not storage.is_local(self.uri):
             time.sleep(SETTLE_S)
         owner = self._read()

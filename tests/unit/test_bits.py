@@ -19,6 +19,7 @@ from workers import storage
 from workers.artifacts import store
 from workers.artifacts.kinds import NETWORK
 from workers.data.numbering import RowNames
+from workers.errors import RequestError
 from workers.targets import kinds, soft_targets
 from workers.targets.soft_targets import Manifest, MemberRecord, Numerics
 from workers.training.loop import Epoch
@@ -127,6 +128,13 @@ def test_soft_targets_that_another_run_made(tmp_path: Path) -> None:
     (tmp_path / "runs" / "maker").mkdir()
     (tmp_path / "runs" / "other" / "soft_targets").rename(tmp_path / "runs" / "maker" / "soft_targets")
     assert "The runs part in soft targets" in bits.verdict(bits.compared(one, other))
+
+
+def test_runs_without_a_common_artifact_are_named(tmp_path: Path) -> None:
+    one, other = finished(tmp_path / "one"), str(tmp_path / "other")
+    storage.write_text(RunFolder(other).report, as_json(plain()))
+    with pytest.raises(RequestError, match=rf"^'{one}' and '{other}': the runs have no artifact in common"):
+        bits.compared(one, other)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ import torch
 
 from orchestrator import RunConfig
 from orchestrator.cli import presentation
-from orchestrator.cli.command import main
+from orchestrator.cli.command import _failed, main
 from orchestrator.cli.commands import compare, diff, export, report, worth
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting.report import as_json
@@ -46,6 +46,11 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert loaded.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_exception_of_no_kind_that_is_known_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _failed(KeyError("seen"), debug=False) == 1
+    assert capsys.readouterr().err.endswith("from your model, please report it with that traceback.\n")
 
 
 def test_the_help_ends_with_examples(capsys: pytest.CaptureFixture[str]) -> None:

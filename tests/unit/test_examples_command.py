@@ -75,7 +75,7 @@ def test_two_examples_may_refer_to_the_same_one(tmp_path: Path, monkeypatch: pyt
 def test_it_is_copied_into_a_folder_of_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder, message in (
         ("s3://b/x", "in another storage. Expected a folder of this machine"),
-        (str(tmp_path / ("a" * 300)), "cannot be written (File name too long)"),
+        (str(tmp_path / ("a" * 300)), "cannot be written (File name too long). Expected a folder that this user may"),
     ):
         assert main(["examples", "mnist", "--to", folder]) == 2
         assert message in capsys.readouterr().err

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from orchestrator.cli import export
+from orchestrator.export import measure
+from orchestrator.export.formats import Made
 from orchestrator.run_folder import paths
 from orchestrator.run_folder.paths import RunFolder
 from tests import texts
+from tests.makers import blobs
 from workers import storage
 from workers.artifacts import store
 from workers.data import token_files
+from workers.data.dataset import Split
 from workers.data.texts import of_strings
 from workers.data.tokens import IDS, Tokenization
-from workers.errors import RequestError
+from workers.errors import RequestError, RunError
+from workers.evaluation import metrics
+from workers.specs.models import ModelSpec
 
 
 def test_redacted_values_of_a_run_are_given_again_and_others_are_not_changed(tmp_path: Path) -> None:
@@ -27,6 +36,17 @@ def test_redacted_values_of_a_run_are_given_again_and_others_are_not_changed(tmp
     for other in ("data.classes=4", "data={root: /data}", "data.root.inner=x", "students.1.model.factory=x", "seed=1"):
         with pytest.raises(RequestError, match=r"an export takes a run as it is.*redacted \('\*\*\*'\)"):
             export._check_overrides(str(tmp_path), [*again, other])
+
+
+def test_a_test_example_without_an_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted = np.zeros((6, 3))
+    predicted[4, 1] = np.nan
+    monkeypatch.setattr(metrics, "log_probabilities", lambda *_, **__: predicted)
+    made = Made(ModelSpec(factory="models:net"), "a.safetensors", {}, ())
+    found: Any = None
+    dataset: Any = SimpleNamespace(test=Split(*blobs(6, 0)))
+    with pytest.raises(RunError, match=r"returned NaN for test example 4; expected finite logits\. Nothing was writ"):
+        measure._sums(found, made, dataset, measure.FLOAT)
 
 
 def test_tokens_that_a_run_has_kept_are_found(tmp_path: Path) -> None:

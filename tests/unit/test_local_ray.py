@@ -46,7 +46,7 @@ def test_what_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "file"))
     with (
-        pytest.raises(RequestError, match=r"file/ray' cannot be written .* TMPDIR names it"),
+        pytest.raises(RequestError, match=r"file/ray' cannot be written .*: set TMPDIR to one"),
         local_ray.temporary_folder(),
     ):
         pass

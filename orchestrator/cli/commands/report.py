@@ -27,7 +27,8 @@ def main(asked: argparse.Namespace) -> None:
     """Print the report, or send it to the tracker. Raises: `RequestError` for an option that would have no effect."""
     if asked.overrides and not asked.push:
         raise RequestError(
-            f"--set {asked.overrides[0]}: a report is of a finished run. Expected it beside --push alone."
+            f"--set {asked.overrides[0]}: a finished report has no settings. Expected `--set` only together with "
+            "`--push`; leave it out."
         )
     if asked.push and asked.format is not None:
         raise RequestError(f"--format {asked.format}: with --push nothing is printed. Expected one of the two options.")

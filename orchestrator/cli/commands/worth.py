@@ -67,7 +67,8 @@ def _of_run(asked: argparse.Namespace) -> None:
     if not found.worth:
         raise RequestError(
             f"'{asked.of}': its report does not say what a member is worth: the ensemble has one member, or the "
-            "predictions of the test split are too large to be kept, or an earlier version wrote it."
+            "predictions of the test split are too large to be kept, or an earlier version wrote it. Expected a run of "
+            "two members or more with kept predictions: repeat it so."
         )
     if asked.json:
         print(json_text.dumps([each.model_dump() for each in found.worth], indent=2))

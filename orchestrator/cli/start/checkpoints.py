@@ -98,7 +98,7 @@ def _shown(uri: str) -> str:
 
 def _expanded(uri: str) -> list[str]:
     if not storage.exists(uri):
-        raise RequestError(f"--checkpoint '{uri}': no such file or folder.")
+        raise RequestError(f"--checkpoint '{uri}': no such file or folder. Check the path.")
     if not storage.is_folder(uri):
         if not uri.endswith(FILES):
             raise RequestError(
@@ -138,7 +138,10 @@ def _described(folder: str) -> Described | None:
 
 def _transformers(uri: str, seen: Seen, found: Members) -> None:
     if not seen.is_text:
-        raise RequestError(f"--checkpoint '{uri}': a network of transformers, and the data are no texts.")
+        raise RequestError(
+            f"--checkpoint '{uri}': a network of transformers, and the data are no texts. Expected texts: give such "
+            "data, or another checkpoint."
+        )
     described = _described(uri)
     assert described is not None, "as `_in_folder` found"
     labels = len(described.id2label or ()) or described.num_labels or UNSAID_LABELS
@@ -162,7 +165,10 @@ def _skops(uri: str, found: Members) -> None:
         try:
             types = io.get_untrusted_types(data=storage.read_bytes(uri))
         except Exception as error:  # skops raises several types
-            raise RequestError(f"--checkpoint '{uri}': not a file of skops ({error}).") from error
+            raise RequestError(
+                f"--checkpoint '{uri}': not a file of skops ({error}). Expected a file of skops.io.dump: write it "
+                "again by that call."
+            ) from error
         model |= {"trusted": types} if types else {}
         found.reasons.append(f"{_shown(uri)}: an estimator of scikit-learn")
     found.groups.append({"model": model})

@@ -83,7 +83,10 @@ def guessed(table: pa.Table, label: str | None, where: str, *, text: str | None 
         return _of_texts(name, longest, words, [why, reason])
     if not features:
         told = "; ".join(f"'{each}' {reason}" for each, reason in unused.items()) or "there is no other column"
-        raise RequestError(f"'{where}': no column can be a feature beside the label '{name}': {told}.")
+        raise RequestError(
+            f"'{where}': no column can be a feature beside the label '{name}': {told}. Name another label by --label, "
+            "or a text column by --text."
+        )
     table_files.check_commas(where, table, [name, *features])
     reasons = [why, f"features: {_listed(features)}"]
     reasons += [f"categories: '{each}' {reason}" for each in features if (reason := _as_categories(each, table))]
@@ -96,7 +99,7 @@ def _check_text(text: str, others: Mapping[str, Column], label: str, where: str)
     if text not in known:
         raise RequestError(
             f"--text: '{where}' has no column '{text}' of texts beside the label '{label}'; found "
-            f"{_listed(known) or 'none'}."
+            + (f"{_listed(known)}. Name one of these." if known else "none. Leave --text out.")
         )
 
 
@@ -124,7 +127,9 @@ def _label(seen: dict[str, Column], rows: int, asked: str | None, where: str) ->
     """The column of the label, and why."""
     if asked is not None:
         if asked not in seen:
-            raise RequestError(f"--label: '{where}' has no column '{asked}'; found {_listed([*seen])}.")
+            raise RequestError(
+                f"--label: '{where}' has no column '{asked}'; found {_listed([*seen])}. Name one of these."
+            )
         return asked, f"label: '{asked}', as you say"
     likely = [name for name, column in seen.items() if _may_be_label(column, rows)]
     named = _named(seen, rows)

@@ -336,7 +336,9 @@ def npz_shapes(uri: str) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     try:
         return storage.read_with(uri, read)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise RequestError(f"'{uri}': not a numpy archive ({error}).") from error
+        raise RequestError(
+            f"'{uri}': not a numpy archive ({error}). Expected an .npz: write it by numpy.savez(path, x=..., y=...)."
+        ) from error
 
 
 def _images(found: Given, label: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -418,7 +420,7 @@ def _different(uri: str, label: str) -> NDArray[Any]:
             f"the labels '{label}' of {error} Expected class ids, or names as an array of text."
         ) from error
     if not len(values):
-        raise RequestError(f"'{uri}': no labels in '{label}'; expected one for each example.")
+        raise RequestError(f"'{uri}': no labels in '{label}'; expected one for each example. Add labels.")
     return values
 
 

@@ -81,7 +81,7 @@ def _check_free(place: Path) -> None:
         is_file = place.exists() and not place.is_dir()
         taken = [name for name in FILES if (place / name).exists()]
     except OSError as error:
-        raise RequestError(f"'{place}' cannot be written ({error.strerror}).") from error
+        raise storage.not_writable(place, error) from error
     if is_file:
         raise RequestError(f"'{place}' is a file; expected a folder, which need not exist.")
     if taken:
@@ -110,6 +110,6 @@ def _written(place: Path, texts: dict[str, str]) -> tuple[str, ...]:
                 Path(inside, name).rename(place / name)
     except OSError as error:
         storage.remove_empty(made)
-        raise RequestError(f"'{place}' cannot be written ({error.strerror}).") from error
+        raise storage.not_writable(place, error) from error
     importlib.invalidate_caches()  # Python has looked for models.py in this folder before it existed
     return tuple(names)
