@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Waiting times in seconds before each retry of a request to a remote storage."""
+CHECK_PATH = "Check the path; relative ones start at the configuration file's folder."
+"""The end of an error about a file that is missing."""
 LACKS_ACCESS = "Credentials"
 """In the names of the errors by which clients of object stores report that they find no credentials."""
 LOCAL = ("file://", "local://")
@@ -172,9 +174,7 @@ def read_with(uri: str, read: Callable[[Any], T]) -> T:
     try:
         return _patiently(uri, ask)
     except FileNotFoundError:
-        raise RequestError(
-            f"'{uri}': no such file. Check the path; relative ones start at the configuration file's folder."
-        ) from None
+        raise RequestError(f"'{uri}': no such file. {CHECK_PATH}") from None
     except (OSError, ValueError, ImportError, *DAMAGED) as error:
         raise _unreadable(uri, error) from error
 

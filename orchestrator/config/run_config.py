@@ -314,7 +314,10 @@ class RunConfig(Spec):
         Raises: `RequestError` with the key, the found and the expected value.
         """
         if storage.is_uri(path):
-            raise RequestError(f"'{path}': a configuration is a local file, since its folder may hold code.")
+            raise RequestError(
+                f"'{path}': a URI; expected a local file, since the folder of a configuration may hold code. Copy the "
+                "folder to this machine."
+            )
         found = loading.read(path)
         written = found.get("name")
         for each in overrides:

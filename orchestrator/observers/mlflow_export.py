@@ -104,7 +104,8 @@ def register(
             else f"The alias `{CHAMPION}` is unchanged"
         )
         raise RunError(
-            f"--register: the tracker at '{redacted(uri)}' did not register '{name}' ({error}). {left}."
+            f"--register: the tracker at '{redacted(uri)}' did not register '{name}' ({error}). {left}. Check the "
+            "tracker and its credentials, then export again."
         ) from error
 
 

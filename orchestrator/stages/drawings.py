@@ -43,7 +43,10 @@ def _figures(run: Context, student: Member, spec: FactorySpec) -> Iterator[Drawn
     """Raises: `RequestError` where the function raises, or returns no figure."""
     module = teacher.load(student).module
     if module is None:
-        raise RequestError(f"report.figures: a student of kind '{student.model.kind}' is no torch module to draw.")
+        raise RequestError(
+            f"report.figures: a student of kind '{student.model.kind}' is no torch module to draw. Expected a network "
+            "of torch; leave `report.figures` out."
+        )
     x = run.dataset.test.x if run.test_inputs is None else run.test_inputs
     x = x[:] if isinstance(x, MaskedColumns) else x  # whose columns have no masks
     with calls.checked(f"report.figures: '{spec.factory}' raised", "."):

@@ -86,7 +86,4 @@ def _check_order(of: str, probabilities: Probabilities, reference: Index, named:
         return ""
     if not found.sure:
         return class_order.note(of, named, found)
-    raise RunError(
-        f"{of} seems to have its classes in another order: what {named} is {found.pairs}. "
-        "Expected logits in the order of the data's class ids."
-    )
+    raise RunError(f"{of} seems to have its classes in another order: what {named} is {found.pairs}. {class_order.FIX}")

@@ -249,7 +249,10 @@ class TeacherPool:
     def _fail(self, wanted: Fail) -> None:
         error = wanted.error
         if wanted.lists_free:
-            error = RunError(f"{error}. The cluster has {reservation.has()}.")
+            error = RunError(
+                f"{error}. The cluster has {reservation.has()}. Free some of it, or set a longer "
+                "`ensemble.start_timeout_s`."
+            )
         if wanted.cause is None:
             raise error
         raise error from wanted.cause

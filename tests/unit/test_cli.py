@@ -190,7 +190,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "factory module": ({"student__model__factory": "nowhere:mlp"}, "no module 'nowhere'"),
     "factory function": (
         {"student__model__factory": "models:cnn"},
-        "no function or class 'cnn'. It has: frozen, mlp",
+        r"no function or class 'cnn'. It has: frozen, mlp.*\. Correct the name",
     ),
     "factory raises": ({"ensemble__model__factory": "models:raises", "ensemble__model__kwargs": {}}, "no such layer"),
     "factory kwargs": ({"ensemble__model__kwargs": {"hiden": 3}}, "unexpected keyword argument 'hiden'"),

@@ -237,7 +237,9 @@ def test_a_start_that_takes_too_long_shows_what_is_free(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Teacher, "_ready", lambda *_: Ref())
-    expected = r"of a, b was not up after `ensemble\.start_timeout_s`, 0\.1 s\. The cluster has 1 node; .* 0\.5 CPU\."
+    expected = (
+        r"of a, b was not up after `ensemble\.start_timeout_s`, 0\.1 s\. The cluster has 1 node; .* 0\.5 CPU\. Free"
+    )
     with pytest.raises(RunError, match=expected):
         Pass(cluster, start_timeout_s=0.1).go(tmp_path)
     assert cluster.killed == cluster.started

@@ -162,6 +162,7 @@ BAD: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
     "number": ([{"text": 3, "label": "x"}], {}, "column 'text' is int64; expected texts"),
     "large label": ([{"text": "a", "label": 10**21}], {}, f"'label' is {10**21} in one row; expected class ids"),
     "fraction": ([{"text": "a", "label": 0.5}], {}, "'label' is 0.5"),
+    "texts and numbers": ([{"text": "a", "label": "x"}, {"text": "b", "label": 3}], {}, "mixes text .* write all"),
     "no column": ([{"text": "a", "topic": "x"}], {}, "no column 'label'; found 'text', 'topic'"),
     "other column": ([{"text": "a", "label": "x"}], {"text_column": "body"}, "no column 'body'"),
     "one class": ([{"text": f"a {k}", "label": "x"} for k in range(30)], {}, "one class"),

@@ -116,7 +116,7 @@ def count(train: Index, declared: int | None, names: Sequence[str] = ()) -> int:
     if largest < 0:
         raise RequestError(
             "data.train: no example has a label (all are empty or below 0), and the baseline needs some. Expected "
-            "class ids from 0, or names."
+            "class ids from 0, or names: add labels."
         )
     if (declared or largest + 1) == 1:
         raise RequestError(

@@ -355,7 +355,10 @@ def _table(rows: Sequence[Mapping[str, Any]], names: Names, uri: str) -> pa.Tabl
                 f"'{uri}': '{name}' is {large} in one row; expected class ids from 0, or texts."
             ) from None
         except (pa.ArrowException, UnicodeEncodeError) as error:
-            raise RequestError(f"'{uri}': '{name}' mixes text with numbers, or is no Unicode ({error}).") from None
+            raise RequestError(
+                f"'{uri}': '{name}' mixes text with numbers, or is no Unicode ({error}). Expected one of both in all "
+                "rows: write all values as text in UTF-8, or all as whole numbers."
+            ) from None
     return pa.table(columns)
 
 

@@ -224,7 +224,7 @@ def local(uri: str, endings: tuple[str, ...]) -> tuple[str, str]:
     is_file = not storage.is_folder(uri)
     folder, name = (storage.parent(uri), posixpath.basename(uri)) if is_file else (uri, "")
     if is_file and not storage.exists(uri):
-        raise RequestError(f"'{uri}': no such file or folder. Relative paths start at the configuration file's folder.")
+        raise RequestError(f"'{uri}': no such file or folder. {storage.CHECK_PATH}")
     if storage.is_local(uri):
         return str(storage.filesystem(folder)[1]), name
     if (uri, endings) not in _copies:

@@ -11,6 +11,8 @@ from scipy import stats
 
 from workers.data.arrays import Index
 
+FIX = "Expected logits in the order of the data's class ids: permute the rows of its last layer, or correct the labels."
+"""The end of an error about another order of classes."""
 SEEN = 5
 """The fewest examples of a class that count as evidence of its position."""
 CHANCE = 1e-4

@@ -100,7 +100,7 @@ class Value:
         except Exception as error:  # the user's own code may raise anything
             raise RequestError(
                 f"{self.key}: its schedule raised {type(error).__name__}: {error}. It was called with {done:g}, the "
-                "share of the training that is done."
+                "share of the training that is done. Expected a number for every share: correct the schedule."
             ) from error
         moved = (1.0 - share) * self.start + share * self.end  # exact at both ends
         value = self.start if self.start == self.end and math.isfinite(moved) else moved  # stored T admits no rounding

@@ -242,8 +242,8 @@ def _check_order(network: Network, examples: Split, names: Sequence[str]) -> tup
     if not swapped.sure:
         return (class_order.note(str(network), "the labels say", swapped),)
     raise RequestError(
-        f"{network} seems to have its classes in another order: what the labels say is {swapped.pairs}. Expected "
-        "logits in the order of the data's classes."
+        f"{network} seems to have its classes in another order: what the labels say is {swapped.pairs}. "
+        f"{class_order.FIX}"
     )
 
 

@@ -70,7 +70,8 @@ def load(factory: str, folder: str) -> Any:
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         raise RequestError(
             f"'{factory}': module '{module_name}' ({module.__file__}) has no function or class "
-            f"'{function_name}'. It has: {', '.join(sorted(names)) or 'none'}.{_name_taken(module_name)}"
+            f"'{function_name}'. It has: {', '.join(sorted(names)) or 'none'}. Correct the name, or add it to the "
+            f"module.{_name_taken(module_name)}"
         )
     return function
 

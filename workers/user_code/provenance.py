@@ -233,9 +233,7 @@ def _stamp(uri: str, missing: bool = False) -> Stamp | str:
         return json.dumps({key: str(info[key]) for key in REMOTE if key in info})
     elif missing:
         return ""
-    raise RequestError(
-        f"data.depends_on: '{uri}': no such file or folder. Relative paths start at the configuration file's folder."
-    )
+    raise RequestError(f"data.depends_on: '{uri}': no such file or folder. {storage.CHECK_PATH}")
 
 
 def _digest(uri: str) -> str:
