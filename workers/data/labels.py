@@ -118,6 +118,10 @@ def count(train: Index, declared: int | None, names: Sequence[str] = ()) -> int:
             "data.train: no example has a label (all are empty or below 0), and the baseline needs some. Expected "
             "class ids from 0, or names: add labels."
         )
+    if declared == 1 and largest > 0:
+        raise RequestError(
+            f"data.classes: 1, and labels go up to {largest}; expected at least two classes. Leave it out."
+        )
     if (declared or largest + 1) == 1:
         raise RequestError(
             "data.train: every label is 0, and there is one class; expected at least two. Add examples of other "

@@ -27,7 +27,9 @@ from workers.evaluation.bootstrap import Interval
 from workers.specs.base import FactorySpec
 from workers.user_code import calls, factories
 
-BUILT_IN = frozenset({"examples", "accuracy", "nll", "ece", "brier", "macro_f1", "perplexity", "errors", "figure"})
+BUILT_IN = frozenset(
+    {"examples", "accuracy", "nll", "ece", "brier", "macro_f1", "perplexity", "errors", "figure", "interval", "extra"}
+)
 """Metric names that the report already uses for every system."""
 INTERVAL = "_interval"
 """Suffix of the report's confidence intervals."""
