@@ -1,4 +1,4 @@
-"""The cluster YAMLs: valid, of the versions that are tested, and the knob for the ensemble's size."""
+"""The cluster YAMLs: valid, of the versions that are tested, and the setting for the ensemble's size."""
 
 from __future__ import annotations
 
