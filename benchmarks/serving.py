@@ -2,8 +2,8 @@
 
     python -m benchmarks.serving --run runs/textcnn --export exports/textcnn
 
-Each is one replica on one core, by the deployment of docs/EXPORT.md. Each of several callers sends its next text once
-it has an answer. Both systems take turns. It takes students of texts alone.
+Each is one replica on one core, by the deployment of docs/EXPORT.md. Each of several concurrent clients sends its next
+text once it has an answer. Both systems take turns. It takes students of texts alone.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Served:
 
 
 def under_load(handle: Any, texts: list[str], callers: int, calls: int) -> NDArray[np.float64]:
-    """Latencies in ms of `calls` calls of each of so many callers at once."""
+    """Latencies in ms of `calls` calls of each of so many concurrent clients."""
     found: list[float] = []
 
     def call(first: int) -> None:
