@@ -201,7 +201,7 @@ def publish(name: str, folder: Path, started: dict[str, Any], rows: list[Row], *
     """Print the table and write `<name>.json`. started: `machine()` before the first measurement."""
     print(f"\n{name}\n\n{table(rows)}\n")
     for title, found in also.get("marks", {}).items():
-        print(f"{title}: {found['ratio']:.3f}, mark {found['least']}: {'met' if found['met'] else 'missed'}")
+        print(f"{title}: {found['ratio']:.3f}, target {found['least']}: {'met' if found['met'] else 'missed'}")
     ended = [round(load, 2) for load in os.getloadavg()]
     content = {"name": name, "machine": {**started, "load_average_at_end": ended}, "rows": rows, **also}
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Ways to store large soft targets, and which of them hold. Pure.
+"""Formats of large soft targets, and which of them are feasible. Pure.
 
-A design holds where storage has room for it, and where the student does not wait for it: an epoch reads its soft
+A design is feasible where storage has space for it, and where the student does not wait for it: an epoch reads its soft
 targets in less time than it computes. Streaming, the student's training during the teachers' pass, saves time and
 stores as much.
 """
@@ -31,7 +31,7 @@ class Design:
 
     configured: whether it is the configuration's own. stored: bytes of soft targets, and of logits where these are
     kept. read_s, computed_s: seconds that an epoch of the student reads and computes. streamed_s: seconds that
-    streaming saves. seconds: of the whole run. lacks_storage: whether storage is known to have less room.
+    streaming saves. seconds: of the whole run. lacks_storage: whether storage is known to have less space.
     """
 
     name: str

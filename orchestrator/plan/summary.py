@@ -57,8 +57,16 @@ def what_if(found: Planned) -> Rows:
 
 
 def of_designs(found: Planned) -> Rows:
-    """The ways to store large soft targets as a table; empty where they are small."""
-    named = ["soft targets", "stored", "an epoch reads for", "and computes for", "streaming saves", "together", "holds"]
+    """The formats of large soft targets as a table; empty where they are small."""
+    named = [
+        "soft targets",
+        "stored",
+        "an epoch reads for",
+        "and computes for",
+        "streaming saves",
+        "together",
+        "feasible",
+    ]
     rows = [
         [
             f"{each.name} (as configured)" if each.configured else each.name,
@@ -75,22 +83,23 @@ def of_designs(found: Planned) -> Rows:
 
 
 def _of_design(found: Planned) -> list[str]:
-    """Whether large soft targets hold as they are configured, and what does otherwise."""
+    """Whether the configured format of large soft targets is feasible, and which one is otherwise."""
     own = next((each for each in found.designs if each.configured), None)
     if own is None:
         return []
+    stated = f"The configured format of soft targets, {own.name}, is"
     if own.holds:
-        return [f"Soft targets hold as configured, {own.name}: {_reasons(own)}."]
+        return [f"{stated} feasible: {_reasons(own)}."]
     other = next((each for each in found.designs if each.holds), None)
-    instead = f"What holds: {other.name}, {_reasons(other)}." if other else "No other way to store them holds, either."
-    return [f"Soft targets do not hold as configured, {own.name}: {_reasons(own)}. {instead}"]
+    instead = f"A feasible one is {other.name}: {_reasons(other)}." if other else "No other format is feasible."
+    return [f"{stated} not feasible: {_reasons(own)}. {instead}"]
 
 
 def _reasons(of: Design) -> str:
-    """The figures by which a design holds or not."""
-    room = " and storage has less room" if of.lacks_storage else ""
+    """The figures by which a design is feasible or not."""
+    storage = " and storage has less space" if of.lacks_storage else ""
     read = f"an epoch reads for {duration(of.read_s)} and computes for {duration(of.computed_s)}"
-    return f"they take {size(of.stored)}{room}, {read}"
+    return f"they take {size(of.stored)}{storage}, {read}"
 
 
 def verdict(found: Planned) -> str:

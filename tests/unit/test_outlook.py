@@ -267,7 +267,7 @@ def scaled(of: Case, classes: int, examples: int, positions: float) -> Case:
 
 
 @pytest.mark.parametrize("name", SCALES)
-def test_which_design_holds_at_the_papers_scale(name: str, tmp_path: Path) -> None:
+def test_which_design_is_feasible_at_the_papers_scale(name: str, tmp_path: Path) -> None:
     classes, examples, positions, example_s, stored = SCALES[name]
     of = scaled(case(tmp_path, GPUS, ensemble__size=10), classes, examples, positions)
     fast = replace(RATES, student=(TrainingRate(start_s=6.0, example_s=example_s),), student_units=1.0)
@@ -278,22 +278,22 @@ def test_which_design_holds_at_the_papers_scale(name: str, tmp_path: Path) -> No
     dense = found[0]
     assert dense.read_s == pytest.approx(examples * positions * classes * 4 / READ_BYTES_S) and dense.waits
     assert dense.computed_s == pytest.approx(examples * example_s)
-    assert not any(each.holds for each in designs(alone(of, fast), 2**30)), "the disk has no room for any"
+    assert not any(each.holds for each in designs(alone(of, fast), 2**30)), "the disk has no space for any"
     written = (Path(__file__).parents[2] / "docs" / "PLANNING.md").read_text()
     assert all(figure in written for figure in stored.values())
 
 
-def test_the_plan_says_which_design_holds(tmp_path: Path) -> None:
+def test_the_plan_says_which_design_is_feasible(tmp_path: Path) -> None:
     of = scaled(case(tmp_path, GPUS), 14_000, 700_000_000, 1.0)
     runs = alone(of, replace(RATES, student=(TrainingRate(start_s=6.0, example_s=1.0e-5),), student_units=1.0))
     found = Planned(name="n", outlook=whole(runs), probed=0, misfits=(), variations=(), designs=designs(runs, None))
     text = verdict(found)
-    assert "do not hold as configured, all classes, float32: they take 35.7 TiB, an epoch reads for 21.8 h" in text
-    assert "What holds: top_k: 64, float32, they take 341.6 GiB" in text
+    assert "all classes, float32, is not feasible: they take 35.7 TiB, an epoch reads for 21.8 h" in text
+    assert "A feasible one is top_k: 64, float32: they take 341.6 GiB" in text
     _, dense, *_, last = of_designs(found)
     assert (dense[0], dense[-1]) == ("all classes, float32 (as configured)", "no")
     assert (last[0], last[1], last[-1]) == ("top_k: 16, float16", "70.4 GiB", "yes")
-    assert "No other way" in verdict(replace(found, designs=designs(runs, 2**30)))
+    assert "No other format" in verdict(replace(found, designs=designs(runs, 2**30)))
     small = case(tmp_path)
     assert of_designs(replace(found, designs=designs(alone(small), None))) == []
 
