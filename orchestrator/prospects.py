@@ -40,14 +40,14 @@ TRAINING, SIZE = "training", "size"
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A request. members: foresee so many; None: as many as configured. larger: a larger network than a member."""
+    """A request. members: how many to forecast; None: as many as configured. larger: a larger network than a member."""
 
     members: int | None = None
     larger: AnyModel | None = None
 
 
 def prospects(config: RunConfig, asked: Asked, *, verbose: bool = False, screen: Screen | None = None) -> Forecast:
-    """Train a few members of the ensemble, and single networks, and foresee the accuracy of more members.
+    """Train a few members of the ensemble, and single networks, and forecast the accuracy of more members.
 
     Raises: `RequestError` for an ensemble whose members are loaded, or has too few of them, and for a network that is
     not larger.
@@ -75,7 +75,7 @@ def prospects(config: RunConfig, asked: Asked, *, verbose: bool = False, screen:
     options = Options(verbose=verbose, screen=screen or Screen(quiet=True), part_of=config.name)
     results = execution.executed(_untaught(config, few), (MEMBERS, HELD_OUT), options)
     more = {TRAINING: float(LONGER), SIZE: _ratio([each.member.model for each in results[MEMBERS]])}
-    return foreseen(results[HELD_OUT], {name: more[name] for name in singles}, count, config.seed)
+    return forecast_from(results[HELD_OUT], {name: more[name] for name in singles}, count, config.seed)
 
 
 def _untaught(config: RunConfig, few: EnsembleSpec) -> RunConfig:
@@ -85,7 +85,7 @@ def _untaught(config: RunConfig, few: EnsembleSpec) -> RunConfig:
     return config.part(names.WORTH, ensemble=few, distillation=distillation)
 
 
-def foreseen(found: Totals, more: Mapping[str, float], count: int, seed: int) -> Forecast:
+def forecast_from(found: Totals, more: Mapping[str, float], count: int, seed: int) -> Forecast:
     """The forecast from what was measured: the members, then single networks. more: what each of these has more of, and
     how many times as much."""
     assert found.worth is not None

@@ -14,7 +14,7 @@ from workers.specs.models import AnyModel, MaySpecialise, special_of
 from workers.specs.training import AnyTraining, check_recipe
 
 FIRST_MEMBERS = 3
-"""Members that `stop_when_flat` trains before it foresees the worth of the next one."""
+"""Members that `stop_when_flat` trains before it forecasts the worth of the next one."""
 OwnClasses = Annotated[tuple[Whole | str, ...], Field(min_length=1)]
 Specialists = Annotated[
     Annotated[Literal["auto"], Tag("(name)")]

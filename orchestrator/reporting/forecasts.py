@@ -20,14 +20,14 @@ def rows(found: Forecast) -> Rows:
     def rivals(name: str, of: Rival) -> list[list[str]]:
         return [
             *row(f"one network, {significant(of.more)} times the {name}", of.measured),
-            *row(f"one network, {found.count} times the {name}, foreseen", of.as_much),
+            *row(f"one network, {found.count} times the {name}, forecast", of.as_much),
         ]
 
     return [
         ["on the validation split", "accuracy, %", "95% interval"],
         *row("one member", found.one),
         *row(f"{found.trained} members, trained", found.together),
-        *row(f"{found.count} members, foreseen", found.members),
+        *row(f"{found.count} members, forecast", found.members),
         *row(f"gain of {found.count} members over one", found.gain, "+"),
         *itertools.chain.from_iterable(itertools.starmap(rivals, found.rivals.items())),
     ]
@@ -38,7 +38,7 @@ def verdict(found: Forecast) -> str:
     gain = found.gain
     points = f"{100 * gain.value:+z.2f} points ({interval((gain.low, gain.high))})"
     parts = [
-        f"{found.count} members are foreseen to gain {points} over one, from {found.examples:,} validation examples."
+        f"{found.count} members are forecast to gain {points} over one, from {found.examples:,} validation examples."
     ]
     if gain.low <= 0 <= gain.high:
         parts.append("That is not resolved: a larger validation split, or another member, would tell more.")

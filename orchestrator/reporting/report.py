@@ -235,7 +235,7 @@ class Origin(Figures):
 
 
 class Planned(Figures):
-    """What the plan foresaw."""
+    """The forecast of the plan."""
 
     seconds: float | None = None
     bytes: int | None = None
@@ -251,7 +251,7 @@ class SoftTargets(Figures):
     weights: dict[str, float] = {}
     """Mixture weight of each member; before a rule for each example."""
     planned: Planned | None = None
-    """What `stillhouse plan` foresaw; None without a plan of this configuration."""
+    """The forecast of `stillhouse plan`; None without a plan of this configuration."""
     rule: str = ""
     """The rule by which each example has weights of its own; empty without one."""
     schedule: str = ""
@@ -277,7 +277,7 @@ class Stage(Figures):
     seconds: float
     reused: bool
     planned: Planned | None = None
-    """What `stillhouse plan` foresaw for a first run; None without a plan of this configuration."""
+    """The forecast of `stillhouse plan` for a first run; None without a plan of this configuration."""
 
 
 class StudentFigures(Figures):

@@ -285,9 +285,9 @@ def costs(report: Report) -> Section:
 def _planned(soft: SoftTargets) -> str:
     if soft.planned is None:
         return ""
-    foreseen = [] if soft.planned.bytes is None else [f"{soft.planned.bytes / 1e6:.1f} MB"]
-    foreseen += [] if soft.planned.seconds is None else [f"{soft.planned.seconds:.1f} s"]
-    return f" (planned: {', '.join(foreseen)})" if foreseen else ""
+    planned = [] if soft.planned.bytes is None else [f"{soft.planned.bytes / 1e6:.1f} MB"]
+    planned += [] if soft.planned.seconds is None else [f"{soft.planned.seconds:.1f} s"]
+    return f" (planned: {', '.join(planned)})" if planned else ""
 
 
 def _mean(soft: SoftTargets) -> str:

@@ -275,9 +275,9 @@ def stages(report: Report) -> Rows:
     planned = any(each.planned is not None and each.planned.seconds is not None for each in report.stages)
     rows = [["stage", "seconds", *(["planned"] if planned else []), "from"]]
     for each in report.stages:
-        foreseen = "-" if each.planned is None or each.planned.seconds is None else f"{each.planned.seconds:.1f}"
+        expected = "-" if each.planned is None or each.planned.seconds is None else f"{each.planned.seconds:.1f}"
         rows.append(
-            [each.name, f"{each.seconds:.1f}", *([foreseen] if planned else []), "reused" if each.reused else ""]
+            [each.name, f"{each.seconds:.1f}", *([expected] if planned else []), "reused" if each.reused else ""]
         )
     return rows
 

@@ -76,7 +76,7 @@ def _composed(run: Context, of: Outcome) -> Report:
     baseline, student, made = of.baseline, of.student, of.made
     systems = _validated(config, of.compared.systems, {"baseline": baseline, "student": student})
     accuracy = {system.role: system.test.accuracy for system in systems}
-    foreseen = plan_file.read(config)
+    kept = plan_file.read(config)
     cost = costs.spent(run.plan, of.members, baseline, student, made)
     return Report(
         name=config.name,
@@ -97,8 +97,8 @@ def _composed(run: Context, of: Outcome) -> Report:
         curve=of.ensemble.curve,
         worth=_worth(of.ensemble, of.members, run.plan.teachers),
         disagreement=_disagreement(of.ensemble.worth),
-        soft_targets=made.summary().model_copy(update=_recipe(config) | _planned_pass(foreseen)),
-        stages=[_beside_plan(stage, foreseen) for stage in run.events.stages],
+        soft_targets=made.summary().model_copy(update=_recipe(config) | _planned_pass(kept)),
+        stages=[_beside_plan(stage, kept) for stage in run.events.stages],
         bound_by=costs.bound_by(student, made),
         cost=cost,
         price=costs.price(config, cost),
@@ -174,17 +174,17 @@ def _validated(config: RunConfig, systems: Sequence[System], trained: Mapping[st
     return [system.model_copy(update={"validation_accuracy": kept_.get(system.name)}) for system in systems]
 
 
-def _planned_pass(foreseen: KeptPlan | None) -> dict[str, Planned]:
-    if foreseen is None:
+def _planned_pass(kept: KeptPlan | None) -> dict[str, Planned]:
+    if kept is None:
         return {}
-    return {"planned": Planned(seconds=foreseen.pass_seconds, bytes=foreseen.bytes)}
+    return {"planned": Planned(seconds=kept.pass_seconds, bytes=kept.bytes)}
 
 
-def _beside_plan(stage: reports.Stage, foreseen: KeptPlan | None) -> reports.Stage:
-    """A stage with the seconds that a plan foresaw."""
-    if foreseen is None or stage.name not in foreseen.stages:
+def _beside_plan(stage: reports.Stage, kept: KeptPlan | None) -> reports.Stage:
+    """A stage with the seconds that a plan forecast."""
+    if kept is None or stage.name not in kept.stages:
         return stage
-    return stage.model_copy(update={"planned": Planned(seconds=foreseen.stages[stage.name])})
+    return stage.model_copy(update={"planned": Planned(seconds=kept.stages[stage.name])})
 
 
 def _keep_student(run: Context, student: Trained) -> None:

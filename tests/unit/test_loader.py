@@ -137,17 +137,17 @@ def test_a_damaged_part_is_not_vouched_for_any_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("places", [1, 3, 8])
-def test_what_will_be_missing_from_a_shelf_is_foreseen(places: int) -> None:
+def test_what_a_cache_will_lack_is_forecast(places: int) -> None:
     rows = Rows(np.arange(5), Dense(torch.zeros(5, 2)), np.zeros(5, np.float32))
     cache, rng = PartCache(places, 5, rows), np.random.default_rng(0)
     for _ in range(20):
         numbers = rng.permutation(8)[:6].tolist()
-        foreseen, missing = list(cache.missing(numbers)), []
+        forecast, missing = list(cache.missing(numbers)), []
         for number in numbers:
             if cache.find(number) is None:
                 missing.append(number)
                 cache.put(number, rows, rows.ids, rows.ids)
-        assert missing == foreseen
+        assert missing == forecast
 
 
 @pytest.mark.parametrize("places", [0, 10**9])

@@ -1,4 +1,4 @@
-"""The prospects of an ensemble: foreseen from three members as it then is, and as often as the interval says."""
+"""The prospects of an ensemble: forecast from three members as it then is, and as often as the interval says."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def data(n: int, seed: int) -> tuple[NDArray[np.int64], Float64]:
     return draw.integers(0, CLASSES, n), draw.normal(0.0, 1.2, (n, CLASSES))
 
 
-def foreseen(n: int, seed: int, longer: float | None = None, count: int = 10) -> prospects.Forecast:
+def predicted(n: int, seed: int, longer: float | None = None, count: int = 10) -> prospects.Forecast:
     labels, difficulty = data(n, seed)
     three = logits(labels, difficulty, 3, seed + 1)
     rivals = {}
@@ -61,8 +61,8 @@ def truth(members: int) -> float:
     return float(sums(logits(labels, difficulty, members, 5), labels)[:, metrics.CORRECT].mean())
 
 
-def test_ten_members_are_foreseen_from_three() -> None:
-    found = foreseen(20_000, 3)
+def test_ten_members_are_forecast_from_three() -> None:
+    found = predicted(20_000, 3)
     gain = truth(10) - truth(1)
     assert gain > 0.03
     assert found.gain.value == pytest.approx(gain, rel=0.15)  # the law is a little cautious
@@ -73,25 +73,25 @@ def test_ten_members_are_foreseen_from_three() -> None:
 
 def test_the_interval_holds_the_gain_about_as_often_as_it_says() -> None:
     gain = truth(10) - truth(1)
-    held = [(f := foreseen(500, 10 * k)).gain.low <= gain <= f.gain.high for k in range(60)]
+    held = [(f := predicted(500, 10 * k)).gain.low <= gain <= f.gain.high for k in range(60)]
     assert 0.85 <= np.mean(held) <= 1.0
 
 
 def test_a_single_network_is_beaten_or_not() -> None:
-    same, far_better = (foreseen(4000, 3, noise).rivals for noise in (NOISE, 0.5 * NOISE))
+    same, far_better = (predicted(4000, 3, noise).rivals for noise in (NOISE, 0.5 * NOISE))
     assert min(rival.beats for rival in same.values()) > 0.9
     longer, larger = far_better["training"], far_better["size"]
     assert longer.beats < 0.1
     # the same step upwards took twice the training, and four times the size: so ten times the size does less
     assert longer.as_much.value > larger.as_much.value > larger.measured.value > 0.0
-    found = foreseen(4000, 3, 0.5 * NOISE)
+    found = predicted(4000, 3, 0.5 * NOISE)
     assert larger.measured.value > found.one.value
     words = forecasts.verdict(found)
-    assert "10 members are foreseen to gain +" in words
+    assert "10 members are forecast to gain +" in words
     assert "than one network with 10 times the training." in words and words.endswith("10 times the size.")
     shown = [row[:2] for row in forecasts.rows(found)]
     assert ["one network, 2 times the training", f"{100 * longer.measured.value:.2f}"] in shown
-    assert ["one network, 10 times the size, foreseen", f"{100 * larger.as_much.value:.2f}"] in shown
+    assert ["one network, 10 times the size, forecast", f"{100 * larger.as_much.value:.2f}"] in shown
 
 
 @pytest.mark.parametrize("more", [{}, {"training": 2.0}, {"training": 2.0, "size": 3.0}])
@@ -102,7 +102,8 @@ def test_the_forecast_of_what_was_measured(more: dict[str, float]) -> None:
     singles = {f"member-{k}": sums_of(networks[k : k + 1], labels) for k in range(len(networks))}
     best = [sums_of(networks[: k + 1], labels) for k in range(len(networks))]
     worth = SimpleNamespace(best=best)
-    found = command.foreseen(Totals({**singles, "ensemble": best[-1]}, worth=worth), more, 10, 0)  # type: ignore[arg-type]
+    totals = Totals({**singles, "ensemble": best[-1]}, worth=worth)  # type: ignore[arg-type]
+    found = command.forecast_from(totals, more, 10, 0)
     assert found.trained == 3 and [*found.rivals] == [*more]
     measured = [rival.measured.value for rival in found.rivals.values()]
     expected = [singles[f"member-{3 + k}"].accuracy for k in range(len(more))]
@@ -131,7 +132,7 @@ def test_the_next_member_is_worth_less_and_less() -> None:
 
 
 @pytest.mark.parametrize(("members", "key"), [(None, "ensemble.size"), (2, "--members")])
-def test_two_members_are_too_few_to_foresee_more(members: int | None, key: str, tmp_path: Path) -> None:
+def test_two_members_are_too_few_to_forecast_more(members: int | None, key: str, tmp_path: Path) -> None:
     config = RunConfig.load(str(write_config(tmp_path, ensemble__size=2)))
     with pytest.raises(RequestError, match=f"^{key}: 2; expected at least 3"):
         command.prospects(config, command.Asked(members=members))
@@ -143,7 +144,7 @@ def of_right(right: NDArray[np.bool_]) -> Float64:
     return found
 
 
-def test_no_accuracy_is_foreseen_above_one() -> None:
+def test_no_accuracy_is_forecast_above_one() -> None:
     """By the law ten members would be right for more examples than there are."""
     singles = [of_right(np.arange(200) // 4 != k) for k in range(3)]
     rivals = {"training": prospects.Single(more=2.0, sums=of_right(np.ones(200, bool)))}
@@ -155,7 +156,7 @@ def test_no_accuracy_is_foreseen_above_one() -> None:
 
 
 def test_networks_that_are_always_right_may_beat_each_other() -> None:
-    """A tie counts as half a win. The law foresees half of the draws below one member, and so below one network."""
+    """A tie counts as half a win. The law forecasts half of the draws below one member, and so below one network."""
     right = of_right(np.ones(200, bool))
     rivals = {"training": prospects.Single(more=2.0, sums=right)}
     found = prospects.forecast([right] * 3, right, rivals, 10)

@@ -3,13 +3,13 @@
 The error of an ensemble of K equally good members is nearly a + b / K, since a mean of K predictions has 1 / K of the
 variance of one (Lobacheva, Chirkova, Kodryan and Vetrov 2020, "On Power Laws in Deep Ensembles"). The error of one
 network falls as a power of its training and of its size (Hestness et al. 2017). So a network that was trained twice as
-long, or is twice as large, says what K times would do. The first law is a little cautious: in simulations it foresees
+long, or is twice as large, says what K times would do. The first law is a little cautious: in simulations it forecasts
 90 to 95% of the gain.
 
 Both are drawn many times: test examples by the bootstrap, and seeds by a normal distribution with the spread of the
 members. So an interval holds both kinds of chance. Where members and ensemble are right for the same examples, neither
 varies, though other examples may exist; then the gain of the ensemble is drawn from what these could make of it
-(`workers.evaluation.bootstrap.unseen`). No accuracy is foreseen below 0 or above 1.
+(`workers.evaluation.bootstrap.unseen`). No forecast is below 0 or above 1.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Single:
 class Rival:
     """What one network would do with as much of something as all members have together.
 
-    more, measured: of the network that was trained. as_much: foreseen of one with as much as all members. beats: the
+    more, measured: of the network that was trained. as_much: forecast for one with as much as all members. beats: the
     probability that the ensemble is more accurate than that one; where both are equally accurate, each is so by half.
     """
 
@@ -65,7 +65,7 @@ class Rival:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Accuracies on held-out examples, measured and foreseen.
+    """Accuracies on held-out examples, measured and forecast.
 
     one: of one member, the mean. together: of the trained members. members: of `count` members; gain: over one. rivals:
     single networks, by what they have more of.

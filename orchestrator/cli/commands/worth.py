@@ -30,7 +30,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="a YAML file, or the folder of a finished run, a path or URI",
     )
     base.completes(of, base.FILES)
-    parser.add_argument("--members", metavar="K", type=int, help="foresee so many members (default: ensemble.size)")
+    parser.add_argument(
+        "--members", metavar="K", type=int, help="number of members to forecast (default: ensemble.size)"
+    )
     parser.add_argument(
         "--larger",
         metavar="KEY=VALUE",
@@ -50,7 +52,7 @@ def main(asked: argparse.Namespace) -> None:
     if asked.of.endswith((".yaml", ".yml")) or Path(asked.of).is_file():  # a run is a folder
         if wrong:
             raise RequestError(f"--larger {wrong[0]}: expected a key that begins with {MODEL}")
-        _foresee(asked)
+        _forecast(asked)
     else:
         given = {"--larger": asked.larger, "--members": asked.members is not None, "--set": asked.overrides}
         for option in [name for name, value in given.items() if value]:
@@ -78,7 +80,7 @@ def _of_run(asked: argparse.Namespace) -> None:
         screen.text(sections.order_of_members(found))
 
 
-def _foresee(asked: argparse.Namespace) -> None:
+def _forecast(asked: argparse.Namespace) -> None:
     from orchestrator.observers.terminal import Screen
 
     with Screen(quiet=asked.json) as screen:
@@ -94,9 +96,9 @@ def _foresee(asked: argparse.Namespace) -> None:
         if asked.larger:
             larger = RunConfig.load(asked.of, [*asked.overrides, *asked.larger]).ensemble.groups[0].model
         request = prospects.Asked(members=asked.members, larger=larger)
-        foreseen = prospects.prospects(config, request, verbose=asked.verbose, screen=screen)
+        found = prospects.prospects(config, request, verbose=asked.verbose, screen=screen)
         if asked.json:
-            print(json_text.dumps(dataclasses.asdict(foreseen), indent=2))
+            print(json_text.dumps(dataclasses.asdict(found), indent=2))
         else:
-            screen.table(forecasts.rows(foreseen), config.name)
-            screen.text(forecasts.verdict(foreseen))
+            screen.table(forecasts.rows(found), config.name)
+            screen.text(forecasts.verdict(found))
