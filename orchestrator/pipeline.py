@@ -1,4 +1,4 @@
-"""The stages of a run: members, soft targets, student, comparison.
+"""The stages of a run: members, predictions, baseline, soft targets, student, evaluation, report.
 
 Each takes the results of others, and reuses artifacts that an earlier run completed. `execution` executes them.
 """
