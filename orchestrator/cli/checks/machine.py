@@ -36,7 +36,9 @@ def version(name: str) -> Finding:
     try:
         return Finding(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "not installed: pip install stillhouse", "ok" if name == "stillhouse" else "stops")
+        return Finding(
+            name, "not installed: `pip install .` in a clone of Stillhouse", "ok" if name == "stillhouse" else "stops"
+        )
 
 
 def cores() -> Finding:
