@@ -32,7 +32,8 @@ class Resources(Spec):
     num_cpus: Positive = 1.0
     """Cores. A member computes with as many threads (at least one)."""
     num_gpus: NonNegative | Literal["auto"] = "auto"
-    """GPUs. `auto`: one per member if the cluster has enough, else members share them; 0 on a cluster without GPUs."""
+    """GPUs. `auto`: a GPU for each member. If there are fewer GPUs than members, one actor with a GPU hosts several
+    members. 0 on a cluster without GPUs."""
 
     @field_validator("num_gpus")
     @classmethod
@@ -200,8 +201,8 @@ class EnsembleSpec(Spec):
     """Instead of the keys above: groups of members of several architectures. Members are numbered through all
     groups."""
     stop_when_flat: Positive | None = None
-    """Points of accuracy. Members are trained in rounds, at most `size` of them, until the next one is expected to add
-    less than this on the validation split, with its whole 95% interval. Left out: `size` members."""
+    """Trains members in rounds, up to `size`, and stops once the 95% interval of the next member's expected gain on
+    validation lies below this value, in percentage points of accuracy. Left out: train `size` members."""
     combine: Literal["arithmetic", "geometric"] = "arithmetic"
     """The mean of the members' probabilities: arithmetic, or geometric and renormalised (a mean of their logits).
     Specialists are combined by a rule of their own, as `members.specialists` states."""
@@ -211,8 +212,9 @@ class EnsembleSpec(Spec):
     weight; `agreement` gives members that disagree with the others less; `factory` is a function of the members'
     probabilities [M, N, K] that returns weights [M, N]."""
     on_member_loss: Literal["wait", "reweight", "fail"] = "wait"
-    """Reaction to a teacher that is lost during the pass: `wait` restarts it and waits, `reweight` restarts it and
-    continues with the others, `fail` ends the run."""
+    """What the pass does when a teacher is lost. `wait`: restart it and wait. `reweight`: restart it and continue with
+    the others meanwhile. `fail`: end the run. After 3 restarts in a row without an answer, `wait` ends the run and
+    `reweight` continues without the member."""
     resources_per_member: Resources = Resources()
     """Resources that Ray reserves for each member."""
     precision: Precision = "auto"
@@ -222,11 +224,12 @@ class EnsembleSpec(Spec):
     not told apart: set the precision there."""
     micro_batch_size: Count | None = None
     """Examples per forward pass of a member, in the pass and in the evaluation. Left out: 1,024, fewer for large
-    examples. A resumed pass keeps the value of its existing parts."""
+    examples and for texts on a CPU. A resumed pass keeps the value of its existing parts."""
     num_actors: Count | Literal["auto"] = "auto"
     """How many Ray actors host the members. Changes the speed, never a bit of the soft targets."""
     start_timeout_s: Positive = 900.0
-    """How long members may wait for room on the cluster, whose autoscaler may have to start machines first."""
+    """How long members may wait for free resources of the cluster, whose autoscaler may have to start machines
+    first."""
 
     @model_validator(mode="after")
     def _one_form(self) -> EnsembleSpec:

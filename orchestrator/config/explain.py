@@ -23,13 +23,13 @@ PATTERNS = {
     MODEL_NAME: "a name without '/', ':' and quotes",
     STAGE: "lower-case letters, digits, '_' and '-', of which the first is a letter or digit",
 }
-"""Descriptions of valid texts, by their patterns."""
+"""Descriptions of valid strings, by their patterns."""
 OWN = {"kind": "a kind of your own as `module:Class`", "schedule": "one of your own as `module:Class`"}
-"""What a text other than a built-in name may be, by the key."""
+"""What a string other than a built-in name may be, by the key."""
 IN_WORDS = {
-    "int_parsing": "a whole number",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
+    "int_parsing": "an integer",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
     "float_parsing": "a number",
     "float_type": "a number",
 }
@@ -52,7 +52,7 @@ def explained(error: ValidationError, root: type[BaseModel]) -> str:
         else:
             message = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             message = re.sub(r"^(String|Tuple|List|Dictionary) should ", r"it to ", message)
-            message = message.replace("Keys should be strings", "a text as the key")
+            message = message.replace("Keys should be strings", "a string as the key")
             message = re.sub(r"^a valid dictionary or instance of \w+$", "keys with values", message)
             if found["type"] in IN_WORDS:
                 message = IN_WORDS[found["type"]]
@@ -73,7 +73,7 @@ def explained(error: ValidationError, root: type[BaseModel]) -> str:
 
 
 def _like(name: str, known: Sequence[str]) -> list[str]:
-    """The known name that was meant, if any: the one that begins so (of three letters on), or is most like it."""
+    """The known name that was meant, if any: the one that begins so (of three characters on), or is most like it."""
     begins = [each for each in known if len(name) > 2 and each.startswith(name)]
     return begins or difflib.get_close_matches(name, known, n=1, cutoff=0.6)  # `lr` is half like `folder`
 
@@ -86,7 +86,7 @@ def _near(shown: str, messages: Sequence[str]) -> str:
 
 
 def _quoted(value: Any) -> str:
-    """Advice to quote a value that YAML does not read as text; empty for other values."""
+    """Advice to quote a value that YAML does not read as a string; empty for other values."""
     if isinstance(value, bool):
         return " in quotes (YAML reads yes, no, on and off as true or false)"
     return " in quotes (YAML reads it as a number)" if isinstance(value, (int, float)) else ""

@@ -118,15 +118,15 @@ def _values(node: Schema) -> str:
 
 
 def _of_type(node: Schema) -> str:
-    kind = node.get("type", "any")
+    kind: str = node.get("type", "any")
     if kind in ("integer", "number"):
         bounds = " and ".join(f"{sign} {node[name]:g}" for name, sign in BOUNDS.items() if name in node)
-        return f"{'whole number' if kind == 'integer' else 'number'} {bounds}".rstrip()
+        return f"{kind} {bounds}".rstrip()
     if kind == "array":
         items = node.get("prefixItems") or [node.get("items", {})]
         return f"[{', '.join(_values(each) for each in items)}{'' if 'prefixItems' in node else ', ...'}]"
-    words = {"string": "text", "boolean": "`true`, `false`", "object": "names and values", "any": "anything"}
-    return words[kind]
+    words = {"boolean": "`true`, `false`", "object": "names and values", "any": "anything"}
+    return words.get(kind, kind)
 
 
 def _default(node: Schema) -> str:

@@ -28,13 +28,14 @@ from workers.specs.training import AnyTraining
 
 
 class RunConfig(Spec):
-    """Everything that a run follows from."""
+    """The configuration of a run."""
 
     name: Annotated[str, Field(pattern=NAME, max_length=names.MOST)]
-    """Of the run: lower-case letters, digits, `.`, `_` and `-`. Its folder is `<storage>/<name>`. With the endings of
-    further runs, such as those of `seeds`, a name has at most 100 letters."""
+    """Name of the run: lower-case letters, digits, `.`, `_` and `-`. Its folder is `<storage>/<name>`. With the endings
+    of further runs, such as those of `seeds`, a name has at most 100 characters."""
     seed: Seed = 0
-    """The seed of every random number of the run."""
+    """The seed of the random numbers of a run. Masks (`data.masking.seed`) and a drawn test split (`data.test_share`)
+    do not follow it."""
     seeds: Count = 1
     """How many times the whole run is repeated, with the seeds `seed`, `seed` + 1, ...; the report adds the spread. The
     repetitions are runs of their own, `<name>-seed-<seed>`."""
@@ -51,9 +52,8 @@ class RunConfig(Spec):
     """How soft targets are computed, and the student's loss."""
     students: dict[Annotated[str, Field(pattern=NAME, max_length=40)], StudentSpec] | None = None
     """Instead of `student`: several, by name, from the same soft targets, each with its own baseline. The first is that
-    of the run itself; the others are runs of their own, `<name>-<student>`, whose figures are in its report. Taken
-    are names that other runs end with: `grown`, `worth`, `sweep`, `generations`, `corrected`, `seed-*`,
-    `generation-*`."""
+    of the run itself; the others are runs of their own, `<name>-<student>`, whose figures are in its report. Reserved
+    names: `grown`, `worth`, `sweep`, `generations`, `corrected`, `seed-*`, `generation-*`."""
     student: StudentSpec
     """The student and its baseline."""
     evaluation: EvaluationSpec = EvaluationSpec()

@@ -118,7 +118,7 @@ CATALOGUE: dict[str, tuple[dict[str, Any], Prepare | None, str]] = {
     "name a number": ({"name": 7}, None, "name: found 7; expected a valid string"),
     "negative seed": ({"seed": -1}, None, "seed: found -1; expected greater than or equal to 0"),
     "huge seed": ({"seed": 2**64}, None, f"seed: found {2**64}; expected less than {2**63}"),
-    "seed in words": ({"seed": "one"}, None, "seed: found 'one'; expected a whole number"),
+    "seed in words": ({"seed": "one"}, None, "seed: found 'one'; expected an integer"),
     "no data": ({"data": None}, None, "data: missing"),
     "unknown kind of data": ({"data__kind": "csv"}, None, "data.kind: found 'csv'; expected 'npz', 'parquet'"),
     "no training data": ({"data__train": None}, None, "kind 'npz' needs `train`"),

@@ -99,7 +99,7 @@ def test_numbers_in_files_and_overrides_reach_the_models(tmp_path: Path) -> None
         ("name=no", "name: found False; expected a valid string in quotes .*yes, no, on and off"),
         ("name=", "name: found nothing; expected a valid string"),
         ("seed=010", "'seed=010': the value is not YAML .*begins with a 0"),
-        ("seed=1:30", "seed: found '1:30'; expected a whole number"),
+        ("seed=1:30", "seed: found '1:30'; expected an integer"),
         ("student.training.epochs=yes", "found true; expected a number"),
         ("student.model.kwargs={1: 2}", "kwargs.1: found 1; expected a valid string in quotes"),
         ("student.model.kwargs.a=[{1: 2}]", r"model\.kwargs: found the key 1 in it; expected texts as keys, in quotes"),
@@ -115,7 +115,7 @@ def test_what_yaml_makes_of_a_text_is_told(tmp_path: Path, override: str, messag
 def test_a_key_that_is_no_text_is_told(tmp_path: Path) -> None:
     path = write_config(tmp_path)
     path.write_text(path.read_text() + "1: 2\n")
-    with pytest.raises(RequestError, match="1: found 1; expected a text as the key in quotes"):
+    with pytest.raises(RequestError, match="1: found 1; expected a string as the key in quotes"):
         RunConfig.load(str(path))
     path.write_text(path.read_text().replace("1: 2\n", "seed: 2\n"))
     with pytest.raises(RequestError, match=r"line \d+, column 1: not YAML \(the key 'seed' is given twice\)"):

@@ -81,10 +81,11 @@ class FactorySpec(Spec):
     kwargs: Kwargs = Field(default_factory=dict)
     """Keyword arguments of the call."""
     folder: str = ""
-    """Where the module is looked for first, relative to the configuration file. Filled in with the configuration's own
-    folder, or with the working directory where only that has the module."""
+    """Where the module is looked for first, relative to the configuration file. Left out: the configuration's own
+    folder, or the working directory where only that has the module."""
     depends_on: tuple[str, ...] = ()
-    """Files that the results follow from, besides those that are seen to be read. Filled in with `data.depends_on`."""
+    """Files that the results follow from, besides those that are seen to be read. Those of `data.depends_on` are
+    added."""
 
 
 class OwnKind(Spec):
@@ -93,6 +94,6 @@ class OwnKind(Spec):
     kwargs: Kwargs = Field(default_factory=dict)
     """Settings: keyword arguments of the class."""
     folder: str = ""
-    """Of `module:Class`: as `folder` of a factory."""
+    """For `module:Class`: as `folder` of a factory."""
     depends_on: tuple[str, ...] = ()
-    """Of `module:Class`: as `depends_on` of a factory."""
+    """For `module:Class`: as `depends_on` of a factory."""

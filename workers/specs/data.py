@@ -82,7 +82,7 @@ class MaskingSpec(Spec):
     positions: Literal["masked", "all"] = "masked"
     """What gets soft targets: the masked tokens, or all tokens of the text. Labels are of masked ones alone."""
     seed: Seed = 0
-    """Of the masks."""
+    """Seed of the masks."""
 
 
 class DataSpec(Spec):
@@ -101,10 +101,11 @@ class DataSpec(Spec):
     test: str | IdxFiles | None = None
     """What every system is measured on."""
     validation: str | IdxFiles | None = None
-    """What `keep: best` and `weights: validation` decide by."""
+    """What all choices use: `keep: best`, `weights: validation`, `specialists: auto`, the best member,
+    `stop_when_flat`, the best run of a sweep."""
     validation_share: Share | None = None
     """Instead of `validation`: the share of the training examples set aside, drawn with the seed; those of a group
-    (`group_column`) together."""
+    (`group_column`) together. Left out, without `validation`: a tenth."""
     test_share: Share | None = None
     """Instead of `test`: the share of the labelled training examples set aside, the same ones for every `seed`; those
     of a group (`group_column`) together."""
@@ -156,7 +157,7 @@ class DataSpec(Spec):
     """`kind: text`: predict masked tokens instead of labels; `label_column` is not read, and the classes are the tokens
     of the vocabulary."""
     stages: dict[str, str] = Field(default_factory=dict)
-    """Filled in with the files of `student.stages`."""
+    """Set by the run, not by you: the files of `student.stages`."""
 
     @property
     def labels_from(self) -> str:

@@ -58,16 +58,16 @@ class SpecialClasses(Spec):
     """The classes that a specialist tells apart; it answers all others as one (Hinton et al. 2015, section 5)."""
 
     classes: Annotated[tuple[Whole | str, ...], Field(min_length=1)]
-    """By id or name. Filled in with their ids, ascending."""
+    """By id or name. The run replaces names by ids, ascending."""
     correction: Number = 0.0
     """Added to the logit of all others outside training: the log of the odds by which its training sample favoured its
-    classes. Filled in where the run trains it."""
+    classes. The run sets it where it trains the specialist."""
     of: Whole = 0
-    """Filled in with the number of all classes."""
+    """Set by the run, not by you: the number of all classes."""
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """The ids, where they are filled in."""
+        """The ids, where the run has set them."""
         return tuple(k for k in self.classes if isinstance(k, int))
 
 
@@ -75,8 +75,8 @@ class MaySpecialise(TakesColumns):
     """A model that may answer some classes as one."""
 
     special: SpecialClasses | None = None
-    """Of a specialist that is loaded: its own classes. `ensemble.members.specialists` fills it in of those that the run
-    trains. Left out: it tells all classes apart."""
+    """For a specialist that is loaded: its own classes. The run sets it for those that it trains
+    (`ensemble.members.specialists`). Left out: it tells all classes apart."""
 
     def determining(self) -> dict[str, Any]:
         return {key: value for key, value in super().determining().items() if value is not None or key != "special"}
@@ -194,9 +194,10 @@ class TransformersModel(MaySpecialise):
     frozen: tuple[str, ...] = ()
     """Parts of the network that training leaves as they are, by their names, such as `embeddings` or `layer.0`."""
     labels: tuple[str, ...] = ()
-    """Filled in with the names of the data's classes. A checkpoint's classes are matched with them by name."""
+    """Set by the run, not by you: the names of the data's classes. A checkpoint's classes are matched with them by
+    name."""
     classes: Whole = 0
-    """Filled in with their number."""
+    """Set by the run, not by you: their number."""
 
     learner: ClassVar[Learner | None] = "network"
     weights_name: ClassVar[str] = "model.safetensors"
@@ -253,7 +254,7 @@ class OwnModel(FactorySpec, TakesColumns):
     path: str | None = None
     """The file that it is loaded from. Left out: it is fitted here, as a `Fittable`."""
     factory: FactoryName = ""
-    """Filled in with `kind`."""
+    """Set by the run, not by you: `kind`."""
 
     weights_name: ClassVar[str] = "model.bin"
     packages: ClassVar[tuple[str, ...]] = ()

@@ -97,7 +97,8 @@ class HiddenSpec(Spec):
     """Its number. Student and member take the same columns, and texts by the same tokenizer."""
     where: Literal["auto", "worker", "actor"] = "auto"
     """Where it computes: in each `worker` of the student's training, on its device, or in an `actor` of its own, which
-    sends its answers. `auto`: in the workers, unless it is too large for their memory."""
+    sends its answers. `auto`: in an actor if the member needs more than half of a worker's memory and the cluster has
+    resources for both, else in the workers."""
 
 
 class DistillationSpec(Spec):
@@ -110,23 +111,23 @@ class DistillationSpec(Spec):
     objective: tuple[TermSpec, ...] | None = None
     """The terms, added in this order. Left out: `soft` and `hard` with the two weights below."""
     soft_weight: Weight | None = None
-    """Of the term `soft`, in the short form of `objective`: the cross entropy with the ensemble's softened
-    probabilities, times T^2. 0.5 where left out."""
+    """Weight of the term `soft` (short form of `objective`): the cross entropy with the ensemble's softened
+    probabilities, times T^2. Left out: 0.5."""
     hard_weight: Weight | None = None
-    """Of the term `hard`, in the short form of `objective`: the cross entropy with the labels. 0.5 where left out."""
+    """Weight of the term `hard` (short form of `objective`): the cross entropy with the labels. Left out: 0.5."""
     dtype: Literal["float32", "float16"] = "float32"
     """How soft targets are stored."""
     top_k: Count | None = None
-    """Of a large vocabulary, store this many of the largest probabilities, and the rest's mass as one bucket."""
+    """For a large vocabulary: store this many of the largest probabilities, and the remaining mass as one extra
+    class."""
     hidden: HiddenSpec = HiddenSpec()
     """The member for terms that need hidden states or attention, such as `hidden_cosine` and `relations`."""
     keep: Literal["mean", "members"] = "mean"
     """What of the teachers' pass is kept: soft targets alone, or each member's logits too, from which any other T, rule
     or choice of members is made without computing these members again."""
     stream: Literal["auto"] | bool = "auto"
-    """The student begins on soft targets as they come. `auto`: where there is room for it beside the teachers, a GPU
-    for each of its workers or, without GPUs, a core; true: on cores that it shares with them, too. Changes the time,
-    never the student."""
+    """Train the student while the soft targets are computed. `auto`: if the teachers leave a GPU free for each worker,
+    or without GPUs one core. `true`: also on cores that teachers use. On CPUs the student is the same to the bit."""
 
     @model_validator(mode="before")
     @classmethod

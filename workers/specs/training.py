@@ -29,11 +29,11 @@ class TrainingSpec(Spec):
     batch_size: Count = 256
     """Examples a step, over all workers together, so that the result does not depend on their number."""
     learning_rate: Positive = 1.0e-3
-    """At its highest; `schedule` and `warmup_share` lower it."""
+    """Peak learning rate; `schedule` and `warmup_share` reduce it."""
     optimizer: Literal["adam", "sgd"] = "adam"
     """`adam` (AdamW once `weight_decay` is set) or `sgd` with `momentum`."""
     momentum: Fraction = 0.9
-    """Of `sgd`."""
+    """Momentum of `sgd`."""
     weight_decay: NonNegative = 0.0
     """Decoupled with `adam` (Loshchilov and Hutter 2019), an L2 penalty with `sgd`."""
     decays: Literal["auto", "all", "matrices"] = "auto"
@@ -43,25 +43,26 @@ class TrainingSpec(Spec):
     """Layer-wise decay of the learning rate (Howard and Ruder 2018): each layer learns at this multiple of the rate of
     the layer above it. The layers are those of the network's longest `ModuleList` of equal layers."""
     schedule: Literal["constant", "cosine", "linear"] | FactoryName = "constant"
-    """How the learning rate goes from its start towards zero, step by step. Or `module:Class` of your own, an object
-    called with the share of the steps after the warm-up that is done, 0 to 1, that returns a factor of
-    `learning_rate`."""
+    """Schedule of the learning rate after the warm-up: `constant`, or `cosine` or `linear` from `learning_rate` towards
+    zero. Or `module:Class` of your own: an object that is called with the share of these steps that is done, 0 to 1,
+    and returns a factor of `learning_rate`."""
     kwargs: Kwargs = Field(default_factory=dict)
-    """Of a `schedule` of your own: keyword arguments of the class."""
+    """Keyword arguments of a `schedule` of your own."""
     folder: str = ""
-    """Of a `schedule` of your own: as `folder` of a factory."""
+    """For a `schedule` of your own: as `folder` of a factory."""
     depends_on: tuple[str, ...] = ()
-    """Of a `schedule` of your own: as `depends_on` of a factory."""
+    """For a `schedule` of your own: as `depends_on` of a factory."""
     warmup_share: Fraction = 0.0
     """The first share of all steps, in which the learning rate rises linearly from zero."""
     gradient_clip: Positive | None = None
     """Largest global norm of a step's gradient."""
     micro_batch_size: Count | None = None
     """Examples of a forward and backward pass on one worker; gradients of a batch's pieces are added. Left out: all at
-    once. Validation and prediction take as many at a time; left out: 1,024, fewer of large examples."""
+    once. Validation and prediction take as many at a time; left out: 1,024, fewer for large examples and for texts on a
+    CPU."""
     precision: Precision = "auto"
-    """Of matrix products, in training, validation and prediction. `auto`: bfloat16 on GPUs that have it, else
-    float32."""
+    """Precision of matrix products in training, validation and prediction. `auto`: bfloat16 on GPUs that support it,
+    else float32."""
     compile: bool = False
     """Compile the network with `torch.compile`: slower to start, on a GPU often faster."""
     keep: Literal["last", "best"] = "last"
