@@ -132,7 +132,7 @@ class System(Figures):
 
 
 class CurvePoint(Figures):
-    """Metrics of an ensemble with this many members: the mean over as many choices as the run has members."""
+    """Metrics of an ensemble with this many members: the mean over as many subsets as the run has members."""
 
     members: int
     accuracy: float
@@ -146,7 +146,7 @@ class CurvePoint(Figures):
 
 
 class MemberWorth(Figures):
-    """What one member is worth; members are in the order in which each helps those before it most on validation."""
+    """What one member is worth; each next member is the one that improves the ensemble most on validation."""
 
     member: str
     accuracy: float

@@ -115,8 +115,7 @@ def worth(report: Report) -> Section:
         ]
     blocks += [
         Text(
-            "Any k members: the mean over as many choices as there are members (each run of neighbours in "
-            "their ring)"
+            "Any k members: the mean over as many subsets as there are members (k consecutive members, cyclically)"
             f"{_without_weight(report.soft_targets)}."
         ),
         Table(curve, folded=bool(report.worth) or len(curve) > LONG, title="Any k members"),
@@ -128,8 +127,8 @@ def worth(report: Report) -> Section:
 def order_of_members(report: Report) -> str:
     """What `tables.worth` needs to be read: the order of its rows; and how far members differ."""
     return (
-        "Members in the order in which each helps those before it most on the validation split, of equal weights; "
-        "accuracy, nll and ece are of all so far. Two members disagree on "
+        "Members are ordered on the validation split: each next member is the one that improves the ensemble most, "
+        "with equal weights. Accuracy, nll and ece are of all so far. Two members disagree on "
         f"{tables.percent(report.disagreement)} of the test examples."
     )
 

@@ -28,11 +28,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--license", metavar="NAME", help="for the model card, such as apache-2.0")
     gate = parser.add_argument_group("gate", "where it is not met, nothing is written, and the status is 3")
     gate.add_argument(
-        "--min-share", metavar="X", type=gate_of.threshold, help="of the ensemble's accuracy, such as 0.97"
+        "--min-share", metavar="X", type=gate_of.threshold, help="least share of the ensemble's accuracy, such as 0.97"
     )
-    gate.add_argument("--max-latency-ms", metavar="Y", type=gate_of.threshold, help="p99 of one example, on one thread")
     gate.add_argument(
-        "--confidence", metavar="C", type=float, help="the lower end of the share's interval of this level has to pass"
+        "--max-latency-ms", metavar="Y", type=gate_of.threshold, help="largest p99 of one example, on one thread"
+    )
+    gate.add_argument(
+        "--confidence",
+        metavar="C",
+        type=float,
+        help="level of the share's interval whose lower end has to reach --min-share, such as 0.95",
     )
     gate.add_argument(
         "--register",

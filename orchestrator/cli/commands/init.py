@@ -52,8 +52,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text",
         metavar="COLUMN",
-        help="the column of texts to learn from, instead of a table's other columns (default: one of long texts, or of "
-        "short ones beside hardly another feature)",
+        help="the column of texts to learn from; the other columns are ignored (default: a column of long texts, or of "
+        "any texts if at most one other column can be a feature)",
     )
     base.completes(folder, base.FOLDERS)
     base.completes(data, base.FILES)

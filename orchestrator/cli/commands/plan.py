@@ -8,7 +8,7 @@ import sys
 from orchestrator.cli.commands import base
 from orchestrator.cluster import interrupts
 
-HELP = "what would run where, how long, how many bytes; trains nothing but a rehearsal of seconds"
+HELP = "what would run where, how long, how many bytes; trains only a short rehearsal"
 EXAMPLES = (
     "stillhouse plan config.yaml",
     "stillhouse plan config.yaml --no-probe --cluster clusters/aws.yaml --examples 700000000",

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         base.FOLDERS,
     )
     parser.add_argument("--format", choices=["markdown", "json", "html"], help="default: a table")
-    parser.add_argument("--push", action="store_true", help="send the tracker what it has not got, instead of printing")
+    parser.add_argument("--push", action="store_true", help="send the tracker what it lacks, instead of printing")
     base.add_overrides(parser)
 
 

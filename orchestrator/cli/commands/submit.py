@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "http://127.0.0.1:8265)",
     )
     base.add_fresh(parser)
-    parser.add_argument("--follow", action="store_true", help="show what the job says, and end with its status")
+    parser.add_argument("--follow", action="store_true", help="print the job's log and exit with its status")
 
 
 def main(asked: argparse.Namespace) -> int:

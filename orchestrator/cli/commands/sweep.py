@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--batch",
         metavar="N",
         type=int,
-        help="trials proposed at a time, of which as many run as have room (default: 4)",
+        help="trials proposed at a time; as many of them run as the cluster has resources for (default: 4)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
