@@ -13,7 +13,7 @@ from orchestrator.run_folder.resolved import keys_of
 PLACES = ("name", "storage", "tracking")
 """Sections of a configuration that no result follows from."""
 MOST = 60
-"""Letters of a value in the table, without dots."""
+"""Characters of a value in the table, without dots."""
 
 
 def differing(one: str, other: str, first: Report, second: Report) -> Rows:

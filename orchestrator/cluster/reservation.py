@@ -56,7 +56,7 @@ def reserved(
 ) -> Iterator[PlacementGroup]:
     """A placement group with one bundle per piece, removed at the end of the block.
 
-    Raises: `RunError` where the cluster has no room for it within `timeout_s`; exceptions of `check_stopped`.
+    Raises: `RunError` where the cluster lacks resources for it within `timeout_s`; exceptions of `check_stopped`.
     """
     from ray.util.placement_group import placement_group, remove_placement_group
 
@@ -119,7 +119,7 @@ class Need:
         return f"{self.what} ({self.count}" + (f", {each} each)" if each else ")")
 
     def fits(self, free: Iterable[Mapping[str, float]], count: int | None = None) -> bool:
-        """Whether nodes with these free resources have room for `count` of them (default: all)."""
+        """Whether nodes with these free resources can hold `count` of them (default: all)."""
         return sum(self._fit(node) for node in free) >= (self.count if count is None else count)
 
     def _fit(self, node: Mapping[str, float]) -> float:
@@ -185,7 +185,7 @@ def demanded(each: Mapping[str, float]) -> float:
         alike = (bundle for demand in asked for bundle in demand.bundles_by_count)
         return sum(bundle.count for bundle in alike if bundle.bundle == {k: v for k, v in each.items() if v})
     except Exception as error:  # of a Ray of another version
-        logger.debug("no news of what waits for room: %s", error)
+        logger.debug("no news of what waits for resources: %s", error)
         return math.inf
 
 

@@ -19,7 +19,7 @@ RANGE = re.compile(r"(?P<low>-?[\d.]+([eE][-+]?\d+)?)\.\.(?P<high>-?[\d.]+([eE][
 FIXED = ("name", "storage", "seeds", "students", "generations")
 """Keys that name, place or multiply runs: the same for all points, or set by the sweep."""
 MOST_NAME = names_.MOST - 8
-"""Letters of a run's name without the number that tells it from others."""
+"""Characters of a run's name without the number that tells it from others."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def overrides(point: Point) -> list[str]:
 
 
 def name_of(base: str, point: Point, most: int = MOST_NAME) -> str:
-    """The name of a point's run: of the sweep's configuration, then each key with its value. most: letters, if the base
-    leaves any."""
+    """The name of a point's run: of the sweep's configuration, then each key with its value. most: characters, if the
+    base leaves any."""
     words = [f"{_word(key, [*point])}-{_shown(value)}" for key, value in point.items()]
     ending = re.sub(r"[^a-z0-9._]+", "-", "-".join(words).lower()).strip("-")
     return f"{base}-{ending[: max(1, most - len(base))].strip('-')}"
@@ -153,7 +153,7 @@ def _word(key: str, keys: Sequence[str]) -> str:
 
 
 def names(base: str, found: Sequence[Point], taken: Sequence[str] = (), most: int = MOST_NAME) -> list[str]:
-    """A name for each point, with a number where it would be taken. most: letters without the number."""
+    """A name for each point, with a number where it would be taken. most: characters without the number."""
     given: list[str] = []
     for point in found:
         name = name_of(base, point, most)

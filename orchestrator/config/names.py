@@ -7,7 +7,7 @@ students, and the points of a sweep over it, have endings of the user's, which m
 from __future__ import annotations
 
 MOST = 100
-"""Letters of a run's name."""
+"""Characters of a run's name."""
 GROWN, WORTH, SWEEP, GENERATIONS, CORRECTED = "grown", "worth", "sweep", "generations", "corrected"
 SEED, GENERATION = "seed", "generation"
 NUMBERED = {SEED: "a repetition of `seeds`", GENERATION: "one of `generations`"}

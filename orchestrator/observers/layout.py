@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 EDGE, GAP = 1, 2
 """Blanks at the left of a table, and between two columns."""
 LONG = 24
-"""Letters of a word that is folded over several lines where there is no room for it; figures are shorter."""
+"""Characters of a word that is folded over several lines where it does not fit; figures are shorter."""
 
 
 class Column(NamedTuple):
-    """A column of a part: its number in the table, and its width in letters."""
+    """A column of a part: its number in the table, and its width in characters."""
 
     number: int
     width: int
@@ -26,7 +26,7 @@ class Column(NamedTuple):
 def parts(rows: Rows, room: int) -> Iterator[list[Column]]:
     """The columns of each part of a table; each part begins with the first column, which names the rows.
 
-    rows: the header, then the body. room: letters in a line of the screen.
+    rows: the header, then the body. room: characters in a line of the screen.
     """
     columns = list(zip(*rows, strict=True))
     name = _width(columns[0]) if _width(columns[0]) <= room // 2 else min(_longest_word(columns[0]), room // 2)

@@ -32,7 +32,7 @@ def misfits(runs: Runs, found: Outlook, free: int | None) -> Iterator[str]:
 
 
 def of_storage(runs: Runs, found: Outlook, free: int | None) -> str:
-    """Why storage has no room for all runs; empty where it has, or where that is not known. As `misfits`."""
+    """Why storage has too little space for all runs; empty where it has enough, or that is not known. As `misfits`."""
     if free is None or found.stored <= free:
         return ""
     largest = max(runs.first.outlook.stages, key=lambda each: each.stored)

@@ -22,9 +22,9 @@ def place(
     """The decision for a member of so many bytes; None where no term needs it (0 bytes).
 
     An actor sends each batch's states to the worker, so it is taken only for a member that does not fit, where the
-    cluster has room for it beside the student. A memory that Ray does not know does not count as too small.
+    cluster has resources for it beside the student. A memory that Ray does not know does not count as too small.
 
-    Raises: `RequestError` where an actor is asked for, and the cluster has no room for it.
+    Raises: `RequestError` where an actor is asked for, and the cluster lacks resources for it.
     """
     if not member_bytes:
         return None

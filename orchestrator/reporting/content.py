@@ -51,7 +51,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Row:
-    """Blocks side by side where there is room."""
+    """Blocks side by side where they fit."""
 
     blocks: Sequence[Block]
     kind: ClassVar[str] = "row"

@@ -26,12 +26,12 @@ from workers.data.ragged import Ragged
 from workers.evaluation.agreement import Row
 
 LETTERS, SIDE, VALUES = 280, 64, 8
-"""Most letters of a text, pixels of a picture's longer side, and numbers of any other example."""
+"""Most characters of a text, pixels of a picture's longer side, and numbers of any other example."""
 FEWEST = 8
 """Pixels of the shorter side of an array that is drawn; smaller ones are numbers."""
 CHANNELS = (1, 3)
 JOINERS = "\u200c\u200d"
-"""Letters without a shape that change that of their neighbours: in emoji, in Persian and Indic scripts."""
+"""Characters without a shape that change that of their neighbours: in emoji, in Persian and Indic scripts."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _named(values: NDArray[np.generic], encodings: Sequence[Encoding]) -> list[s
 
 
 def shortened(text: str, most: int = LETTERS) -> str:
-    """A text in one line, cut after so many letters."""
+    """A text in one line, cut after so many characters."""
     line = " ".join("".join(each if each.isprintable() or each in JOINERS else " " for each in text).split())
     return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"
 

@@ -12,9 +12,9 @@ from orchestrator.reporting.content import Answer, Block, Card, Cards, Code, Fig
 from orchestrator.reporting.report import Report
 
 MOST_CELLS = 200
-"""Letters of an example's text in a table."""
+"""Characters of an example's text in a table."""
 MARKS = re.compile(r"[\\`*\[\]~$|]|(?<![^\W_])_|_(?![^\W_])")
-"""Letters that Markdown obeys; of `_` those within a word are letters to it."""
+"""Characters that Markdown interprets; `_` within a word is none of them."""
 
 
 def markdown(report: Report) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 OVERVIEW = "overview.png"
 """All figures side by side, as wide as a page."""
 DRAWN_CLASSES, NUMBERED_CLASSES, MOST_LETTERS = 60, 20, 16
-"""Most classes of a confusion matrix that is drawn, and of one with numbers in it; letters of a class's name."""
+"""Most classes of a confusion matrix that is drawn, and of one with numbers in it; characters of a class's name."""
 COLOURS = {
     "member": "#9aa5b1",
     "ensemble": "#1b6ca8",
@@ -150,7 +150,7 @@ def confusion(axes: Axes, report: Report, role: Literal["ensemble", "student"]) 
 
 
 def _drawable(label: str, k: int) -> str:
-    """The name of a class, shortened; its number where the font lacks a letter of it."""
+    """The name of a class, shortened; its number where the font lacks a character of it."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))

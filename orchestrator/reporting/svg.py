@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element
 
 FONT = 12.0
 LETTER = 0.58
-"""Mean width of a letter, as a share of the font's size."""
+"""Mean width of a character, as a share of the font's size."""
 LINE = 15.0
 """Least distance between two lines of text."""
 
@@ -100,7 +100,7 @@ def mark(role: str, x: float, y: float, r: float = 4.5) -> Element:
 
 
 def width_of(words: str) -> float:
-    """About how wide a text is; letters of East Asian scripts and pictographs are as wide as high."""
+    """About how wide a text is; characters of East Asian scripts and pictographs are as wide as high."""
     return sum(FONT * (1.0 if ord(letter) > 0x2E80 else LETTER) for letter in words)
 
 
@@ -152,7 +152,7 @@ def _powers(low: float, high: float) -> list[float]:
 
 
 def around(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
-    """The least and the largest of the finite values, with some room; 0 to 1 without any."""
+    """The least and the largest of the finite values, with a margin; 0 to 1 without any."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return 0.0, 1.0

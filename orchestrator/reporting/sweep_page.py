@@ -96,7 +96,7 @@ def chart(sweep: Sweep) -> Figure | None:
 
 
 def _across(values: list[float]) -> Scale:
-    """The scale of sorted values, with room for their marks."""
+    """The scale of sorted values, with a margin for their marks."""
     low, high, whole = values[0], values[-1], all(value == round(value) for value in values)
     if low > 0 and high > LOGARITHMIC * low:
         room = (high / low) ** 0.05

@@ -27,7 +27,7 @@ POLL_S = 1.0
 RESTARTS = 3
 """How often Ray restarts the actor, and sends it the ids of a batch again."""
 ANSWER_S = 120.0
-"""How long a batch may take, besides the time in which the cluster has no room for the actor."""
+"""How long a batch may take, besides the time in which the cluster lacks resources for the actor."""
 
 
 def asked_of(run: Context, loss: DistillationSpec, members: Sequence[Member]) -> MemberBeside | None:
@@ -42,7 +42,7 @@ def asked_of(run: Context, loss: DistillationSpec, members: Sequence[Member]) ->
 def started(run: Context, job: StudentTraining) -> Iterator[MemberBeside | None]:
     """The member beside a job, in an actor for the time of the context where the plan says so; None without one.
 
-    Raises: `RunError` where the cluster has no room for the actor within `ensemble.start_timeout_s`.
+    Raises: `RunError` where the cluster lacks resources for the actor within `ensemble.start_timeout_s`.
     """
     asked = job.beside
     if asked is None or run.plan.hidden != "actor":

@@ -1,4 +1,4 @@
-"""The cost of a run: core-hours and GPU-hours of each stage, and their price."""
+"""The cost of a run: core hours and GPU hours of each stage, and their price."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def spent(
 
 
 def of_member(member: Trained, held: Placement) -> dict[str, float]:
-    """The core-hours and GPU-hours of a member's training; empty for a loaded one."""
+    """The core hours and GPU hours of a member's training; empty for a loaded one."""
     if not member.history:
         return {}
     hours = sum(epoch.seconds for epoch in member.history) / 3600

@@ -62,7 +62,7 @@ def by_ray_train(run: Context, job: StudentJob, member: Member, folder: str, nam
 def by_one_fit(run: Context, job: StudentJob, member: Member, folder: str, name: str) -> list[Epoch]:
     """Fit an estimator in a task, which restarts where its process dies.
 
-    Raises: `RunError` where the cluster has no room for the task within `ensemble.start_timeout_s`.
+    Raises: `RunError` where the cluster lacks resources for the task within `ensemble.start_timeout_s`.
     """
     placement = run.plan.student.alone
     work = FitJob(

@@ -1,4 +1,4 @@
-"""Ray tasks of a stage: started, retried, and given up where the cluster has no room for any of them."""
+"""Ray tasks of a stage: started, retried, and given up where the cluster lacks resources for any of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train a network by Ray Train, until it is trained, fails, or the cluster has no room for its workers.
+"""Train a network by Ray Train, until it is trained, fails, or the cluster lacks resources for its workers.
 
 Ray Train runs the workers, keeps their checkpoints and restarts them, as `worker_failures` decides. It waits for
 resources without a message or a limit, so this module adds a timeout and messages to the user.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 START_S = 30.0
-"""How long Ray Train may take to start workers that it has room for."""
+"""How long Ray Train may take to start workers that it has resources for."""
 HEED_S = 5.0
 """How long Ray Train may take to react to Ctrl-C."""
 POLL_S = 2.0
@@ -129,7 +129,7 @@ def _given_up_in_the_end(waiting: Waiting) -> Iterator[None]:
         if is_any_alive(_there(WORKER)):
             seen_s = time.monotonic()
         try:
-            # Ray Train asks for workers once it has room for all of them.
+            # Ray Train asks for workers once it has resources for all of them.
             waiting.check(begun=time.monotonic() - seen_s < START_S, granted=lambda: bool(actors_of_this_job(WORKER)))
         except RunError as error:
             refused.append(error)

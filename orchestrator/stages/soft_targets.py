@@ -1,7 +1,7 @@
 """Computes the store of soft targets for a transfer set, part by part.
 
-The run verifies and reuses finished parts of earlier runs; the teachers compute the others. Where the cluster has room
-for both, the pass runs in a thread while the student trains on the finished parts.
+The run verifies and reuses finished parts of earlier runs; the teachers compute the others. Where the cluster has
+resources for both, the pass runs in a thread while the student trains on the finished parts.
 """
 
 from __future__ import annotations

@@ -138,8 +138,8 @@ def train_members(run: Context, groups: Mapping[int, MemberGroup], done: Contain
 
     The run kills a hung training, and Ray restarts its task. A training that raises resumes after its last epoch in a
     fresh process.
-    Raises: `RunError` where the cluster has no room for any of them within `ensemble.start_timeout_s`, and where one
-    raises in the same epoch again.
+    Raises: `RunError` where the cluster lacks resources for any of them within `ensemble.start_timeout_s`, and where
+    one raises in the same epoch again.
     """
     folder = RunFolder(run.config.folder)
     found: dict[int, Trained] = {}
@@ -188,7 +188,7 @@ def _remove_states(members: Iterable[Member]) -> None:
 def train_student(run: Context, job: StudentJob) -> Trained:
     """Train baseline or student by the fitter of its kind of model.
 
-    Raises: `RunError` where the cluster has no room for it within `ensemble.start_timeout_s`.
+    Raises: `RunError` where the cluster lacks resources for it within `ensemble.start_timeout_s`.
     """
     folder, key = RunFolder(run.config.folder), _of_student(run, job)
     weights = storage.join(folder.network(key.digest), job.model.weights_name)

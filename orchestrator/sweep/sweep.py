@@ -148,7 +148,7 @@ def _run(proposals: Proposals, of: Runs) -> list[SweptRun]:
 
 
 def _most(base: RunConfig) -> int:
-    """Letters of a point's name, which leave room for the endings of its own further runs."""
+    """Characters of a point's name, which leave enough for the endings of its own further runs."""
     return grid.MOST_NAME - len(base.longest_ending)
 
 

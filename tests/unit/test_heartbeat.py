@@ -44,7 +44,7 @@ def test_a_task_whose_training_hangs_is_pending(beats: Heartbeat, monkeypatch: p
 
 
 def test_the_process_of_a_failed_attempt_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else its retry would seem to run while it waits for room, and wait without a limit."""
+    """Else its retry would seem to run while it waits for resources, and wait without a limit."""
     results = iter([RuntimeError("no card"), None])
 
     def get(ref: str) -> None:

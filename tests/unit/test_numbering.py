@@ -121,7 +121,7 @@ def test_the_documented_join(dataset: data.Dataset, tmp_path: Path) -> None:
 
 
 def test_a_student_learns_each_example_from_its_own(dataset: data.Dataset, tmp_path: Path) -> None:
-    """Readers in a run go by the layout: what is learnt from does not depend on how examples are called in files."""
+    """Readers in a run go by the layout: what is learned from does not depend on how examples are called in files."""
     labels = written(dataset, tmp_path)
     for epoch in range(2 * VIEWS):
         for batch in batches(labels, epoch, 32, 0, torch.device("cpu")):

@@ -1,4 +1,4 @@
-"""Checks before a run: what a schedule of T costs and whether there is room for it, and which member is looked into."""
+"""Checks before a run: what a schedule of T costs and whether that fits, and which member is looked into."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workers.errors import RequestError
 
 FALLING = {"from": 4.0, "to": 1.0}
 NEEDED = 4 * 3 * 600 * 3
-"""Bytes of 3 members' logits of 600 examples and 3 classes. In memory there is room for a whole part, of 8,192 rows."""
+"""Bytes of 3 members' logits of 600 examples and 3 classes. Memory holds a whole part, of 8,192 rows."""
 
 
 class Disk(NamedTuple):

@@ -1,4 +1,4 @@
-"""Whether room is missing, and how it is told, without a cluster."""
+"""Whether resources are missing, and how it is told, without a cluster."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ LABELLED = ("train", "validation", "test")
 MEASURED = ("validation", "test")
 """Splits that systems are measured on."""
 FEW = 5
-"""Labelled examples per class below which a note warns that it is hardly learnt."""
+"""Labelled examples per class below which a note warns that it is hardly learned."""
 MOSTLY = 0.97
 """Share of one class above which accuracy is hardly informative."""
 NAMED = 5

@@ -21,7 +21,7 @@ CORE = re.compile(r"\w(?:.*\w)?", re.DOTALL)
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Words by their part of speech. longest: letters of the longest word, where a text has no spaces between words."""
+    """Words by their part of speech. longest: characters of the longest, where a text has no spaces between words."""
 
     tags: dict[str, str]
     """The part of speech of each word, the most frequent one of several."""

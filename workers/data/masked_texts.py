@@ -190,7 +190,7 @@ class MaskedColumns(Columns):
 def begun(texts: Mapping[str, Columns], data: DataSpec) -> dict[str, Examples]:
     """The splits as masked examples, copy after copy, with the tokens of a sample of their texts.
 
-    Raises: `RequestError` where `max_length` has room for special tokens alone, or a text of a sample has no others.
+    Raises: `RequestError` where `max_length` allows special tokens alone, or a text of a sample has no others.
     """
     spec = data.masking
     assert spec is not None, "the caller has masked texts"

@@ -17,7 +17,7 @@ from workers.hashing import GOLDEN, mixed
 from workers.specs.data import AugmentSpec
 
 WORD = re.compile(r"\s*(?:[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+)")
-"""A word with the space before it: letters without a space among them, or one Chinese or Japanese character."""
+"""A word with the space before it: characters without a space among them, or one Chinese or Japanese character."""
 MASKED, MASK = 0.1, "[MASK]"
 """Unless it is given: the probability that a word is masked, and what takes its place."""
 

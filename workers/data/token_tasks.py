@@ -1,6 +1,6 @@
 """A Ray task that tokenizes one block of texts.
 
-It announces itself in a `ray.util.queue.Queue`, so that the run knows a block in progress from one without room.
+It announces itself in a `ray.util.queue.Queue`, so that the run knows a block in progress from one without resources.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ SEEN = 5
 CHANCE = 1e-4
 """The probability of such answers by chance, above which they count as errors."""
 SURE = 0.25
-"""The mean confidence from which permuted answers are those of a model that has learnt another order. A network of
+"""The mean confidence from which permuted answers are those of a model that has learned another order. A network of
 random weights is below it."""
 
 
@@ -26,7 +26,7 @@ random weights is below it."""
 class Swapped:
     """Classes that a model takes for each other.
 
-    pairs: which, in words. sure: whether the model is confident of these answers, as one is that has learnt its
+    pairs: which, in words. sure: whether the model is confident of these answers, as one is that has learned its
     classes in another order. A model that is barely trained may take each cluster of examples for one class, too.
     """
 

@@ -350,7 +350,7 @@ def moved(module: nn.Module, device: torch.device) -> Iterator[None]:
 def _staying(modules: Mapping[str, nn.Module], device: torch.device) -> frozenset[str]:
     """The members that stay on the device: as many as fit into half of its free memory; activations get the rest.
 
-    Where not all fit, room for the largest member is reserved, in which the others take turns.
+    Where not all fit, memory for the largest member is reserved, in which the others take turns.
     """
     if device.type != "cuda":
         return frozenset(modules)

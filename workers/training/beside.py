@@ -86,7 +86,7 @@ def from_actor(actor: Any, wanted: Callable[[], Wanted | None], timeout_s: float
     """The member in an actor, which gets ids alone and computes while the student does. wanted: the layers to send.
 
     Raises: `RunError` where an answer takes longer than `timeout_s`. Ray sends a request again once it has restarted a
-    lost actor, and waits without a limit where the cluster has no room for it.
+    lost actor, and waits without a limit where the cluster lacks resources for it.
     """
 
     def begin(x: Inputs, ids: Index) -> Answer:

@@ -27,7 +27,7 @@ from workers.user_code import provenance
 ROWS, OF_A_CLASS = 256, 4
 """About how many rows the trial fits, and at most how many of each class."""
 SECOND = 0.25
-"""Probability of a second class, beside the label's, in a made-up soft target."""
+"""Probability of a second class, beside the label's, in a synthetic soft target."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def check_fitting(role: FitRole, classes: int, odd: Sequence[OddRow]) -> tuple[s
 
 
 def _few(role: FitRole, classes: int) -> Lessons:
-    """Rows of each class and rows spread over the split; with made-up soft targets if the run gives the role some."""
+    """Rows of each class and rows spread over the split; with synthetic soft targets if the run gives the role some."""
     y = role.examples.y
     of_each = [np.flatnonzero(y == label)[:OF_A_CLASS] for label in range(classes)]
     spaced = spread(len(y), ROWS)

@@ -1,4 +1,4 @@
-"""Trial of the objective before a run: its schedules over the whole training, its terms on made-up rows.
+"""Trial of the objective before a run: its schedules over the whole training, its terms on synthetic rows.
 
 A term returns a sum over rows and the count of the whole batch. So the values of two half batches add up to the value
 of the batch. They do not for a term that divides by its own count; such a term gives two workers another student. Terms
@@ -92,7 +92,7 @@ def _told(returned: object) -> str:
 
 
 def _made_up(at: AtStep, spec: DistillationSpec, classes: int) -> Batch:
-    """Made-up rows, one of them without a label."""
+    """Synthetic rows, one of them without a label."""
     labels = torch.arange(ROWS) % classes
     labels[1] = UNLABELLED
     soft = torch.softmax(torch.randn(ROWS, classes), dim=-1)

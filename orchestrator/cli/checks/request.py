@@ -285,7 +285,7 @@ def _planned(request: Request, name: str) -> Runs | Finding:
 
 
 def disk(request: Request, free: int | None = None) -> Finding:
-    """Whether storage has room for what a run stores. free: bytes; None: those of the disk."""
+    """Whether storage has space for what a run stores. free: bytes; None: those of the disk."""
     config = request.config
     free = storage.free_bytes(config.storage) if free is None else free
     if free is None:
@@ -300,7 +300,7 @@ def disk(request: Request, free: int | None = None) -> Finding:
 
 
 def main_memory(request: Request, available: int | None = None) -> Finding:
-    """Whether memory has room for the data, and for the processes of each stage. available: bytes; None: those here."""
+    """Whether memory suffices for the data, and for the processes of each stage. available: bytes; None: those here."""
     runs = _planned(request, "memory")
     if isinstance(runs, Finding):
         return runs

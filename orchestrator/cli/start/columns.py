@@ -27,7 +27,7 @@ FEW_ROWS_A_CLASS = 5
 WORDS_OF_TEXT, WORDS_OF_LONG_TEXT = 3.0, 10.0
 """Mean number of words of free text; and of one that is more than a name, an address or a title."""
 LETTERS_OF_WORD = 8 / 3
-"""Letters that count as a word in a script without spaces."""
+"""Characters that count as a word in a script without spaces."""
 FEATURES_BESIDE_TEXT = 1
 """Most features of a table whose free text is what a model is to learn from, however short."""
 IN_A_TABLE = "is free text (--text learns from such a column, instead of the others)"
@@ -104,7 +104,7 @@ def _check_text(text: str, others: Mapping[str, Column], label: str, where: str)
 
 
 def _of_texts(label: str, text: str, words: Mapping[str, float], reasons: list[str]) -> Roles:
-    """The roles where a column of texts is learnt from. words: of each column but the label, see `mean_words`."""
+    """The roles where a column of texts is learned from. words: of each column but the label, see `mean_words`."""
     pair = [each for each, mean in words.items() if each != text and mean >= max(WORDS_OF_TEXT, words[text] / 2)]
     left = [each for each in words if each not in (text, *pair)]
     told = [f"not used: {_listed(left)}, since a model of texts takes texts alone"] if left else []
@@ -197,7 +197,7 @@ def _check_label(column: Column, table: pa.Table, where: str, *, whole: bool) ->
 def mean_words(column: pa.ChunkedArray) -> float:
     """The mean number of words in the values of a column; 0.0 where they are no texts, or repeat as categories do.
 
-    In a script without spaces, letters are counted instead.
+    In a script without spaces, characters are counted instead.
     """
     column = table_files.plain(column)
     if not table_files.is_text(column.type):
