@@ -1,4 +1,4 @@
-"""Runs as jobs of a Ray cluster: handed in, followed, stopped, begun again; and what Prometheus sees of them.
+"""Runs as jobs of a Ray cluster: submitted, followed, stopped, resumed; and the metrics that Prometheus collects.
 
 The cluster is as Ray starts it in the home of somebody who used Ray before: it asks for a token.
 """
@@ -125,10 +125,14 @@ def submit(head: Head, path: Path, *words: str, **how: Any) -> tuple[int, str, s
 
 
 @pytest.fixture(scope="module")
-def prometheus(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Prometheus with the shipped rules and scrape configuration, but for where the head is and how often it looks."""
+def prometheus(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
+    """The URL of a Prometheus with the shipped rules and scrape configuration; None where this machine has none.
+
+    Only the address of the head and the intervals differ.
+    """
     if shutil.which("prometheus") is None:
-        pytest.skip("there is no prometheus on this machine")
+        yield None
+        return
     folder = tmp_path_factory.mktemp("prometheus")
     config = yaml.safe_load((DASHBOARDS / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -176,24 +180,35 @@ def shadow(folder: Path) -> None:
         (folder / f"{name}.py").write_text(f"raise RuntimeError('the {name} of the user was imported')\n")
 
 
-def test_a_job_and_what_prometheus_sees_of_it(head: Head, prometheus: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def followed(head: Head, prometheus: str | None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder whose configuration was executed as a job, and stdout of `submit --follow`.
+
+    It depends on `prometheus`, so that Prometheus, where there is one, collects the job's metrics.
+    """
+    folder = tmp_path_factory.mktemp("followed")
     path = write_config(
-        tmp_path / "config",
+        folder,
         name="followed",
         storage="runs",
         tracking={"uri": "sqlite:///mlflow.db", "experiment": "jobs"},
         student__training={"epochs": 40, "batch_size": 16, "learning_rate": 2.0e-3},
     )
-    (tmp_path / "config" / "runs").mkdir()
-    (tmp_path / "config" / "runs" / "old").write_bytes(bytes(2**20))  # what is not to go with the job
-    shadow(tmp_path / "config")
-    status, out, err = submit(head, path, "--follow", "--set", "seed=3", cwd=tmp_path / "config")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "old").write_bytes(bytes(2**20))  # what is not to go with the job
+    shadow(folder)
+    status, out, err = submit(head, path, "--follow", "--set", "seed=3", cwd=folder)
     assert status == 0, out + err
+    return folder, out
+
+
+def test_a_job_leaves_its_results_beside_its_configuration(head: Head, followed: tuple[Path, str]) -> None:
+    folder, out = followed
     assert "Again:  stillhouse report" in out
-    folder = tmp_path / "config" / "runs" / "followed"
-    assert json.loads((folder / "report.json").read_text())["status"] == "complete"
-    assert yaml.safe_load((folder / "config.yaml").read_text())["seed"] == 3
-    client = MlflowClient(f"sqlite:///{tmp_path}/config/mlflow.db")
+    run = folder / "runs" / "followed"
+    assert json.loads((run / "report.json").read_text())["status"] == "complete"
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 3
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("jobs")
     assert experiment is not None
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`stillhouse.role` = 'run'")
@@ -201,6 +216,10 @@ def test_a_job_and_what_prometheus_sees_of_it(head: Head, prometheus: str, tmp_p
     uploads = [p for p in head.folder.rglob("working_dir_files/*/*/config.yaml")]
     assert uploads and not any((upload.parent / "runs").exists() for upload in uploads)
 
+
+def test_prometheus_collects_the_metrics_of_a_job(followed: tuple[Path, str], prometheus: str | None) -> None:
+    if prometheus is None:
+        pytest.skip("there is no prometheus on this machine")
     expected = {
         "stillhouse_soft_target_examples_total": 600.0,
         "stillhouse_student_examples_total": 600.0 * 40,
@@ -212,9 +231,12 @@ def test_a_job_and_what_prometheus_sees_of_it(head: Head, prometheus: str, tmp_p
     assert all(float(each["value"][1]) > 0 for each in busy)
     for name in ("stillhouse_student_wait_seconds_total", "stillhouse_soft_target_bytes_total"):
         assert _sum(prometheus, f'ray_{name}{{run="followed"}}') > 0
+    gauges: dict[str, list[float]] = {}
     for name in ("live", "expected"):  # a gauge is there only as long as its process
-        seen = {float(v) for _, v in _range(prometheus, f'sum(ray_stillhouse_members_{name}{{run="followed"}})')}
-        assert seen <= {0.0, 1.0, 2.0, 3.0} and seen, name
+        samples = _range(prometheus, f'sum(ray_stillhouse_members_{name}{{run="followed"}})')
+        gauges[name] = [float(value) for _, value in samples]
+        assert set(gauges[name]) <= {0.0, 1.0, 2.0, 3.0} and gauges[name][-1:] == [0.0], name
+    assert 3.0 in gauges["expected"], "teachers take longer to start than a scrape interval"
     for title, asked in panels().items():
         for expression in asked:  # the panel of cost samples every 15 s
             wait_until(lambda e=expression: _range(prometheus, e), 40, f"{title}: no value of {expression}")
