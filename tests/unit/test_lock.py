@@ -27,21 +27,24 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def held_by(folder: Path, owner: Owner) -> None:
+    """Write the lock of an owner in one step, since a run may read it at the same time."""
     folder.mkdir(exist_ok=True)
-    (folder / NAME).write_text(json.dumps(asdict(owner)))
+    written = folder / "written"
+    written.write_text(json.dumps(asdict(owner)))
+    written.replace(folder / NAME)
 
 
 def elsewhere(beat: int = 0) -> Owner:
     return Owner("theirs", "node-7", "another boot", 42, "1", beat)
 
 
-def test_it_leaves_nothing(tmp_path: Path) -> None:
+def test_a_released_lock_leaves_no_file_and_no_folder(tmp_path: Path) -> None:
     with Lock(str(tmp_path / "runs" / "a")):
         assert (tmp_path / "runs" / "a" / NAME).exists()
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_second_is_refused_and_says_who_has_it(tmp_path: Path) -> None:
+def test_a_second_run_is_refused_and_its_error_names_the_owner(tmp_path: Path) -> None:
     with Lock(str(tmp_path)), pytest.raises(RequestError, match=rf"in use by another run \(process {os.getpid()} on"):
         Lock(str(tmp_path)).__enter__()
     with Lock(str(tmp_path)):
@@ -49,7 +52,7 @@ def test_the_second_is_refused_and_says_who_has_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff"])
-def test_what_is_no_lock_holds_nobody_up(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_lock_is_replaced(content: bytes, tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(content)
     with Lock(str(tmp_path)):
         pass
@@ -80,7 +83,8 @@ def test_an_owner_elsewhere_is_dead_once_it_no_longer_counts(tmp_path: Path) -> 
         assert time.monotonic() - began >= 0.6
 
 
-def test_an_owner_elsewhere_that_counts_is_alive(tmp_path: Path) -> None:
+def test_an_owner_elsewhere_that_counts_is_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "STALE_S", 60.0)
     held_by(tmp_path, elsewhere())
     timer = threading.Timer(0.2, held_by, (tmp_path, elsewhere(beat=1)))
     timer.start()
@@ -89,10 +93,10 @@ def test_an_owner_elsewhere_that_counts_is_alive(tmp_path: Path) -> None:
     timer.join()
 
 
-def test_who_was_taken_over_ends(tmp_path: Path) -> None:
+def test_a_run_whose_lock_was_taken_over_ends(tmp_path: Path) -> None:
     with pytest.raises(TakenOver, match="another run took"), Lock(str(tmp_path)):
         held_by(tmp_path, elsewhere())
-        time.sleep(5)  # interrupted, as by Ctrl-C
+        time.sleep(30)  # interrupted, as by Ctrl-C
     assert json.loads((tmp_path / NAME).read_text())["token"] == "theirs"
 
 
@@ -100,6 +104,7 @@ CONTENDER = """
 import os, sys, time
 from orchestrator.run_folder import lock
 from workers.errors import RequestError
+print("ready", flush=True)
 fsync = os.fsync
 os.fsync = lambda file: (time.sleep(0.6), fsync(file))  # a slow disk
 while not os.path.exists(sys.argv[2]):
@@ -121,7 +126,8 @@ def test_of_several_at_once_one_gets_it(left: str, tmp_path: Path) -> None:
         held_by(folder, replace(Lock(str(folder)).me, token="theirs", born="7"))
     command = [sys.executable, "-c", CONTENDER, str(folder), str(start)]
     several = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    time.sleep(3)  # until each has imported what it needs
+    for process in several:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
     start.touch()
     ended = sorted(process.communicate(timeout=60)[0] for process in several)
     assert ended == ["got it\nand kept it\n", *["refused\n"] * 3]
@@ -130,16 +136,17 @@ def test_of_several_at_once_one_gets_it(left: str, tmp_path: Path) -> None:
 
 def test_threads_of_one_process_exclude_each_other(tmp_path: Path) -> None:
     got: list[str] = []
-    barrier = threading.Barrier(4)
+    begun, ended = threading.Barrier(4), threading.Barrier(4)
 
     def take() -> None:
-        barrier.wait()
+        begun.wait()
         try:
             with Lock(str(tmp_path / "run")):
                 got.append("got it")
-                time.sleep(0.5)
+                ended.wait(timeout=60)
         except RequestError:
             got.append("refused")
+            ended.wait(timeout=60)
 
     threads = [threading.Thread(target=take) for _ in range(4)]
     for thread in threads:
