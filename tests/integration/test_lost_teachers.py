@@ -215,7 +215,7 @@ def test_a_teacher_that_comes_back_is_used(
 
 
 @pytest.mark.slow
-def test_where_nobody_is_left_whoever_is_up_first_goes_on(
+def test_a_pass_without_teachers_continues_with_the_first_that_is_up_again(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep_away(monkeypatch, lambda actor: actor.names != ("member-2",))
@@ -240,7 +240,7 @@ def test_a_teacher_that_hangs_is_lost(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(slots, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(slots, "PATIENCE_S", 6.0)  # of the other teachers too, on a loaded machine
     stopped: list[int] = []
 
     def stop_and_tell(pool: TeacherPool) -> None:
@@ -250,17 +250,17 @@ def test_a_teacher_that_hangs_is_lost(
     found, heard, made_by = collect(members, data, tmp_path, "wait", {1: stop_and_tell}, on_workers)
     assert heard == [("restart", ["member-1"])] and all(len(names) == 3 for names in made_by)
     np.testing.assert_allclose(found, mean_of(members, 2.0), atol=1e-6)
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while Path(f"/proc/{stopped[0]}").exists() and time.monotonic() < until:
         time.sleep(0.1)
     assert not Path(f"/proc/{stopped[0]}").exists()  # and it holds nothing any more
 
 
 @pytest.mark.slow
-def test_what_is_asked_anew_holds_nobody_up(
+def test_requests_that_are_repeated_delay_no_teacher(
     members: list[Member], data: ray.ObjectRef[Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "PATIENCE_S", 3.0)
+    monkeypatch.setattr(slots, "PATIENCE_S", 15.0)  # an actor with a cancelled call would block for 30 s
 
     def ask_twice(pool: TeacherPool) -> None:
         pool.state._ask(pool.state.membership.present(), range(LAYOUT.parts), LAYOUT.parts)
