@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.makers import MODELS, NUMERICS, blobs
 from workers import processes
@@ -15,6 +16,7 @@ from workers.data import memmap
 from workers.data.arrays import micro_batch
 from workers.data.dataset import Dataset, Split
 from workers.errors import RunError
+from workers.faults import Fault
 from workers.inference import actor
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
@@ -86,6 +88,17 @@ def test_when_it_starts_it_answers_twice(tmp_path: Path, monkeypatch: pytest.Mon
     )
     with pytest.raises(RunError, match="member-0 answers the same examples differently each time"):
         host(tmp_path / "drawing", drawing).ready(None)
+
+
+def test_a_start_on_a_node_whose_gpu_torch_does_not_see_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool counts a fault as a lost teacher, and other exceptions as an error of the run."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    started = host(tmp_path)
+    started.numerics = NUMERICS.model_copy(update={"device": "cuda"})
+    with pytest.raises(Fault, match=r"^RuntimeError: torch sees no CUDA on .*num_gpus: 0"):
+        started.ready(None)
 
 
 def test_larger_examples_come_fewer_at_a_time() -> None:

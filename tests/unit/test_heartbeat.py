@@ -10,7 +10,7 @@ from unittest.mock import MagicMock, call
 import pytest
 
 from orchestrator.cluster import heartbeat, tasks
-from orchestrator.cluster.heartbeat import Heartbeat
+from orchestrator.cluster.heartbeat import SILENCE_S, SUSPECTED_S, Heartbeat
 from orchestrator.cluster.resources import Placement
 from orchestrator.cluster.tasks import Task
 from workers.processes import Where
@@ -19,7 +19,16 @@ HERE = Where("node", 7)
 
 
 @pytest.fixture
-def beats() -> Heartbeat:
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A clock of the heartbeat that shows `now_s`."""
+    found = SimpleNamespace(now_s=0.0)
+    found.monotonic = lambda: found.now_s
+    monkeypatch.setattr(heartbeat, "time", found)
+    return found
+
+
+@pytest.fixture
+def beats(clock: SimpleNamespace) -> Heartbeat:
     """A heartbeat with the report of one task."""
     found = Heartbeat(MagicMock(), MagicMock())
     found._listener = threading.current_thread()  # alive
@@ -34,13 +43,48 @@ def test_a_task_whose_attempt_ended_is_pending(beats: Heartbeat) -> None:
     assert beats.where("member-0") is None
 
 
-def test_a_task_whose_training_hangs_is_pending(beats: Heartbeat, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SILENCE_S", "SILENCE", "SUSPECTED_S"):
-        monkeypatch.setattr(heartbeat, name, 0.0)
-    epoch: Any = SimpleNamespace(epoch=0)
-    beats._pulses["member-0"].slowest_s = 1.0
-    beats._take("member-0", epoch)
-    assert beats.hung("member-0") == HERE and beats.where("member-0") is None
+def ended(epoch: int) -> Any:
+    return SimpleNamespace(epoch=epoch)
+
+
+@pytest.mark.parametrize(("slowest_s", "limit_s"), [(1.0, 120.0), (12.0, 120.0), (60.0, 600.0)])
+def test_a_training_hangs_after_120_s_and_10_times_its_slowest_epoch(
+    slowest_s: float, limit_s: float, beats: Heartbeat, clock: SimpleNamespace
+) -> None:
+    clock.now_s += slowest_s
+    beats._take("member-0", ended(0))
+    clock.now_s += 0.1  # a later epoch is quicker
+    beats._take("member-0", ended(1))
+    for step_s in (limit_s - 0.1, 0.2, SUSPECTED_S - 0.1):  # too early, suspected, not for long enough
+        clock.now_s += step_s
+        assert beats.hung("member-0") is None and beats.where("member-0") == HERE
+    clock.now_s += 0.2
+    assert beats.hung("member-0") == HERE
+    assert beats.where("member-0") is None and beats.hung("member-0") is None, "pending, and returned once"
+    beats.on_note.assert_called_once()  # type: ignore[attr-defined]
+    assert "member-0 has reported nothing for" in beats.on_note.call_args[0][0]  # type: ignore[attr-defined]
+
+
+def test_a_report_ends_the_suspicion_of_a_hang(beats: Heartbeat, clock: SimpleNamespace) -> None:
+    clock.now_s += 1.0
+    beats._take("member-0", ended(0))
+    clock.now_s += SILENCE_S + 1.0
+    assert beats.hung("member-0") is None
+    beats._take("member-0", ended(1))
+    clock.now_s += 10 * (SILENCE_S + 1.0) + 1.0  # as long as this slow epoch allows
+    assert beats.hung("member-0") is None
+
+
+@pytest.mark.parametrize("epochs", [0, 5])
+def test_a_training_before_its_first_epoch_or_after_its_last_is_not_hung(
+    epochs: int, beats: Heartbeat, clock: SimpleNamespace
+) -> None:
+    for epoch in range(epochs):
+        clock.now_s += 1.0
+        beats._take("member-0", ended(epoch))
+    for _ in range(2):
+        clock.now_s += 1e6
+        assert beats.hung("member-0") is None
 
 
 def test_the_process_of_a_failed_attempt_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
