@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def stores(folder: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def finished(small_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One finished run with unlabelled data and a metric of its own; tests below read it."""
+    """One finished run with unlabelled data and a metric of its own. Tests read it, and change a copy (`copied`)."""
     folder = tmp_path_factory.mktemp("finished")
     path = write_config(
         folder,
@@ -57,6 +58,16 @@ def finished(small_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "    return {'top2_rate': scale * float((best == labels[:, None]).any(1).mean())}\n"
     )
     assert main(["run", str(path)]) == 0
+    return folder
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run for a test that changes it; it has the first run's data, models and tracker too."""
+    folder = tmp_path / "copied"
+    shutil.copytree(finished, folder)
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace(str(finished), str(folder)))
     return folder
 
 
@@ -165,47 +176,49 @@ def test_mlflow_keeps_its_contract(finished: Path) -> None:
                                          "reliability", "confusion")
     }  # fmt: skip
     assert parent.data.params["distillation.temperature"] == "2.0" and parent.info.status == "FINISHED"
+    report = json.loads((finished / "runs/small/report.json").read_text())
+    assert parent.data.metrics.get("gain_transferred") == pytest.approx(report["gain_transferred"]), "none of no gain"
 
 
-def test_the_same_again_computes_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_same_again_computes_nothing(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kinds = ("*/*.safetensors", "predictions/*")  # and not sums.safetensors, which is a part of the report
-    kept = {p: p.stat().st_mtime_ns for kind in kinds for p in (finished / "runs/small").rglob(kind)}
+    kept = {p: p.stat().st_mtime_ns for kind in kinds for p in (copied / "runs/small").rglob(kind)}
     assert {p.stem for p in kept} >= {"model", "member-0-test", "student-test"}
-    again = run(RunConfig.load(str(finished / "config.yaml")))
+    again = run(RunConfig.load(str(copied / "config.yaml")))
     reused = {"members", "baseline", "soft targets", "student"}
     assert {s.name for s in again.stages if s.reused} == reused  # latency and custom metrics are measured anew
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
-    assert main(["report", str(finished / "runs/small")]) == 0
+    assert main(["report", str(copied / "runs/small")]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert any(
         words in shown for words in ("of the ensemble's gain", "no gain to transfer", "may be chance, so no share")
     )
-    assert main(["report", str(finished / "runs/small"), "--format", "json"]) == 0
+    assert main(["report", str(copied / "runs/small"), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["soft_targets"]["reused"] is True
-    assert main(["compare", str(finished / "runs/small"), str(finished / "runs/small")]) == 0
+    assert main(["compare", str(copied / "runs/small"), str(copied / "runs/small")]) == 0
     assert capsys.readouterr().out.count("small") == 2
 
 
 @pytest.mark.slow
-def test_damaged_predictions_are_made_again(finished: Path) -> None:
-    (file,) = (finished / "runs/small/predictions").glob("member-1-test-*.safetensors")
+def test_damaged_predictions_are_made_again(copied: Path) -> None:
+    (file,) = (copied / "runs/small/predictions").glob("member-1-test-*.safetensors")
     before = file.read_bytes()
     file.write_bytes(before[:200] + bytes(8) + before[208:])
-    run(RunConfig.load(str(finished / "config.yaml")))
+    run(RunConfig.load(str(copied / "config.yaml")))
     assert file.read_bytes() == before
 
 
 @pytest.mark.slow
-def test_checkpoints_that_are_damaged_are_not_gone_on_with(finished: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_checkpoints_are_thrown_away(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As a process leaves them that is killed while Ray Train writes its list of them."""
-    place = finished / "runs/small/baseline"
+    place = copied / "runs/small/baseline"
     before, record = (place / "model.safetensors").read_bytes(), (place / "training.json").read_text()
-    (kept,) = [p for p in (finished / "runs/small/trained").glob("*/training.json") if p.read_text() == record]
+    (kept,) = [p for p in (copied / "runs/small/trained").glob("*/training.json") if p.read_text() == record]
     checkpoints = place / f"checkpoints-{kept.parent.name}"
     checkpoints.mkdir()
     (checkpoints / "checkpoint_manager_snapshot.json").write_text('{"half": ')
     kept.unlink()
-    run(RunConfig.load(str(finished / "config.yaml")))
+    run(RunConfig.load(str(copied / "config.yaml")))
     assert "its checkpoints are not what was written: thrown away" in caplog.text
     assert (place / "model.safetensors").read_bytes() == before and not checkpoints.exists()
 
@@ -312,14 +325,14 @@ def _holds(environ: Path, text: str) -> bool:
 
 
 @pytest.mark.slow
-def test_fresh_starts_over(finished: Path) -> None:
-    weights = finished / "runs/small/members/0/model.safetensors"
+def test_fresh_starts_over(copied: Path) -> None:
+    weights = copied / "runs/small/members/0/model.safetensors"
     before, own = weights.stat().st_mtime_ns, ("notes.md", "members/0/notes.md", "soft_targets/notes.md", "a.partial")
     for name in own:
-        (finished / "runs/small" / name).write_text("the user's")
-    assert main(["run", str(finished / "config.yaml"), "--fresh"]) == 0
+        (copied / "runs/small" / name).write_text("the user's")
+    assert main(["run", str(copied / "config.yaml"), "--fresh"]) == 0
     assert weights.stat().st_mtime_ns > before
-    assert all((finished / "runs/small" / name).read_text() == "the user's" for name in own)
+    assert all((copied / "runs/small" / name).read_text() == "the user's" for name in own)
 
 
 @pytest.mark.slow

@@ -103,7 +103,7 @@ def check_runs(client: MlflowClient, parent: Run, nested: dict[str, Run], report
     """The parent has the figures that are compared, each system its own, each that was trained its epochs."""
     assert parent.info.status == "FINISHED" and parent.info.run_name == "small"
     assert parent.data.params["distillation.temperature"] == "2.0"
-    assert parent.data.metrics["gain_transferred"] == pytest.approx(report.gain_transferred)
+    assert parent.data.metrics.get("gain_transferred") == pytest.approx(report.gain_transferred), "none of no gain"
     for role in ("ensemble", "baseline", "student"):
         assert parent.data.metrics[f"{role}_test_accuracy"] == report.system(role).test.accuracy
 

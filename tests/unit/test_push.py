@@ -164,6 +164,7 @@ def test_no_code_runs_and_nothing_but_the_given_folder_is_read(finished: Path, c
     client, runs = sent(copied)
     assert runs.keys() == {"run", *ROLES} and {run.info.status for run in runs.values()} == {"FINISHED"}
     assert runs["run"].data.metrics["student_test_accuracy"] == pytest.approx(0.74)
+    assert runs["run"].data.metrics["gain_transferred"] == 0.5
     splits = {each.dataset.name: each.dataset for each in runs["run"].inputs.dataset_inputs}
     assert splits.keys() == {"train", "validation", "test"}
     assert json.loads(splits["test"].source) == {"uri": str(finished / "test.npz")}
