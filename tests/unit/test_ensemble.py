@@ -1,12 +1,10 @@
-"""The mean: right to rounding, and the same bits whatever the order and grouping of the members."""
-
-import itertools
+"""The mean is right to rounding. Its bits for any order and grouping of the members: test_properties.py."""
 
 import pytest
 import torch
 
 from workers import ensemble
-from workers.ensemble import COMBINES, average, contribution, mean
+from workers.ensemble import average
 
 
 def predictions(members: int = 4, rows: int = 50, classes: int = 7, seed: int = 0) -> torch.Tensor:
@@ -26,30 +24,7 @@ def test_geometric_is_the_renormalised_mean_of_logs() -> None:
     torch.testing.assert_close(average(p, None, "geometric").double(), expected, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("combine", COMBINES)
-def test_every_order_gives_the_same_bits(combine: str) -> None:
-    p, weights = predictions(), [0.3, 0.1, 0.25, 0.7]
-    reference = average(p, weights, combine)
-    for order in itertools.permutations(range(4)):
-        assert torch.equal(average(p[list(order)], [weights[k] for k in order], combine), reference)
-
-
-@pytest.mark.parametrize("combine", COMBINES)
-def test_partial_sums_anywhere_give_the_same_bits(combine: str) -> None:
-    p = predictions()
-    parts = [contribution(member, 0.25, combine) for member in p]
-    one_by_one = mean(parts[0] + parts[1] + parts[2] + parts[3], combine)
-    assert torch.equal(mean((parts[2] + parts[0]) + (parts[3] + parts[1]), combine), one_by_one)
-    assert torch.equal(average(p, None, combine), one_by_one.float())
-
-
-def test_one_member_is_no_ensemble() -> None:
-    p = predictions(members=1)
-    torch.testing.assert_close(average(p), p[0], rtol=0, atol=1e-12)
-    torch.testing.assert_close(average(p, None, "geometric"), p[0], rtol=1e-5, atol=1e-7)
-
-
-def test_weights_of_each_example() -> None:
+def test_each_example_may_have_weights_of_its_own() -> None:
     p = predictions(members=2, rows=2)
     found = average(p, torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
     torch.testing.assert_close(found, torch.stack([p[0, 0], p[1, 1]]), rtol=0, atol=1e-9)

@@ -70,9 +70,7 @@ def test_partial_sums_anywhere_are_the_same_bits(
 
 
 @given(SEEDS, st.integers(1, 6), st.integers(2, 8), POSITIVE, st.floats(0.0, 2.0), st.floats(0.0, 2.0))
-def test_the_loss_is_its_formula(
-    seed: int, n: int, k: int, t: float, soft_weight: float, hard_weight: float
-) -> None:
+def test_the_loss_is_its_formula(seed: int, n: int, k: int, t: float, soft_weight: float, hard_weight: float) -> None:
     rng = np.random.default_rng(seed)
     z = torch.from_numpy(rng.normal(size=(n, k)) * 3).requires_grad_()
     p, y = simplex(seed, n, k), torch.from_numpy(rng.integers(-1, k, n))

@@ -93,7 +93,7 @@ def test_every_term_has_a_formula_here() -> None:
 
 @pytest.mark.parametrize("t", [0.7, 1.0, 4.0])
 @pytest.mark.parametrize("name", FORMULAS)
-def test_it_is_its_formula(name: str, t: float) -> None:
+def test_each_term_is_its_formula(name: str, t: float) -> None:
     z, p, y = example()
     value, count = TERMS[name]()(Outputs(z), batch(Dense(p, t), y))
     assert value.item() == pytest.approx(FORMULAS[name](z.numpy(), p.numpy(), y.numpy(), t), rel=1e-9)
@@ -103,7 +103,7 @@ def test_it_is_its_formula(name: str, t: float) -> None:
 @pytest.mark.parametrize("t", [0.7, 3.0])
 @pytest.mark.parametrize("k", [1, 3, CLASSES])
 @pytest.mark.parametrize("name", OF_EVENTS)
-def test_of_top_k_it_is_the_formula_over_the_events(name: str, k: int, t: float) -> None:
+def test_a_term_of_top_k_is_its_formula_over_the_events(name: str, k: int, t: float) -> None:
     """The student's events by summing probabilities, the teacher's as they are stored."""
     z, p, y = example()
     top = compress(p.float(), k, torch.float32, t)
@@ -118,7 +118,7 @@ def test_of_top_k_it_is_the_formula_over_the_events(name: str, k: int, t: float)
 
 @pytest.mark.parametrize("k", [None, 2, CLASSES])
 @pytest.mark.parametrize("name", FORMULAS)
-def test_gradient(name: str, k: int | None) -> None:
+def test_the_gradient_is_that_of_finite_differences(name: str, k: int | None) -> None:
     if k is not None and name not in OF_EVENTS:
         return
     z, p, y = example(1)
@@ -128,7 +128,7 @@ def test_gradient(name: str, k: int | None) -> None:
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_pieces_add_up(name: str) -> None:
+def test_a_term_over_pieces_of_a_batch_adds_up_to_that_of_the_batch(name: str) -> None:
     z, p, y = example(2)
     whole, term = batch(Dense(p, 2.0), y), TERMS[name]()
     expected = share(term(Outputs(z), whole), 0.3).item()
@@ -143,7 +143,7 @@ def test_pieces_add_up(name: str) -> None:
 @pytest.mark.parametrize("k", [None, 1, 3, CLASSES])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("name", FORMULAS)
-def test_it_is_finite_for_extreme_logits_and_probabilities_of_0(name: str, dtype: str, k: int | None) -> None:
+def test_a_term_is_finite_for_extreme_logits_and_probabilities_of_0(name: str, dtype: str, k: int | None) -> None:
     if k is not None and name not in OF_EVENTS:
         return
     z = 1e4 * torch.tensor([[1.0, -1.0, 0.0, 0.5, -0.5], [0.0, 0.0, 0.0, 0.0, 0.0], [-1.0, -1.0, -1.0, -1.0, 1.0]])
@@ -156,7 +156,7 @@ def test_it_is_finite_for_extreme_logits_and_probabilities_of_0(name: str, dtype
 
 
 @pytest.mark.parametrize("name", ["soft", "reverse_kl", "jensen_shannon", "logits_mse"])
-def test_it_is_at_rest_where_the_student_equals_the_teacher(name: str) -> None:
+def test_a_term_is_at_rest_where_the_student_equals_the_teacher(name: str) -> None:
     z, _, y = example(3)
     targets = Dense(torch.softmax(z / 3.0, dim=-1), 3.0)
     value, _ = TERMS[name]()(Outputs(z.requires_grad_()), batch(targets, y))
@@ -167,7 +167,7 @@ def test_it_is_at_rest_where_the_student_equals_the_teacher(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "scale"), [("soft", 1.0), ("reverse_kl", 1.0), ("jensen_shannon", 0.25)])
-def test_at_a_high_temperature_it_matches_logits(name: str, scale: float) -> None:
+def test_a_term_at_a_high_temperature_matches_logits(name: str, scale: float) -> None:
     """Hinton et al. 2015, section 2.1: for large T, T^2 times the gradient is (z - v) / K for centred logits, which is
     the gradient of `logits_mse` at any T. JSD's is beta (1 - beta) of it."""
     z, _, y = example(4)
@@ -188,8 +188,6 @@ def test_at_a_high_temperature_it_matches_logits(name: str, scale: float) -> Non
 
 def test_a_geometric_mean_has_the_weighted_mean_of_the_logits() -> None:
     """What `logits_mse` takes for the teachers' logits, up to a constant in each row."""
-    from workers import ensemble
-
     v, weights, t = torch.stack([example(k)[0] for k in range(3)]), [0.2, 0.3, 0.5], 4.0
     p = ensemble.average(torch.softmax(v / t, dim=-1), weights, "geometric")
     found, expected = Dense(p, t).logits(torch.float64), (torch.tensor(weights)[:, None, None] * v).sum(dim=0)
