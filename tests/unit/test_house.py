@@ -1,4 +1,4 @@
-"""The house: which wing may import which, no circle of files, and the size of functions and constructors."""
+"""The house: which wing may import which, no circle of files, what is pure, and the size of functions and records."""
 
 from __future__ import annotations
 
@@ -37,6 +37,33 @@ WINGS = [
     ["workers.specs", "workers.storage"],
 ]
 """A file imports from lower lines alone. Files of `workers/` itself that are not listed are below all."""
+PURE = (
+    "orchestrator.export.gate",
+    "orchestrator.plan.",
+    "orchestrator.teachers.events",
+    "orchestrator.teachers.instructions",
+    "orchestrator.teachers.membership",
+    "orchestrator.teachers.parts",
+    "orchestrator.teachers.policy",
+    "orchestrator.teachers.slot",
+    "orchestrator.teachers.state",
+    "workers.ensemble",
+    "workers.losses",
+    "workers.mixture_weights",
+    "workers.specialists",
+)
+"""Beginnings of modules that docs/ARCHITECTURE.md calls pure: without Ray, a clock and a thread."""
+WITHOUT_RAY = (
+    "orchestrator.cluster.resources",
+    "workers.evaluation.metrics",
+    "workers.evaluation.mixture",
+    "workers.targets",
+    "workers.training.lessons",
+    "workers.training.loop",
+    "workers.training.objective",
+)
+"""Further modules that are usable without Ray; some measure times."""
+WITH_MLFLOW = ("orchestrator.observers", "orchestrator.export", "workers.pyfunc")
 MOST_LINES = 60
 """Of a function, without its docstring."""
 MOST_POSITIONAL = 5
@@ -117,13 +144,22 @@ def test_workers_do_not_know_the_orchestrator() -> None:
 
 
 def test_the_mathematics_knows_no_ray() -> None:
-    pure = ("workers.losses", "workers.ensemble", "workers.mixture_weights", "workers.evaluation.metrics")
-    pure += ("workers.evaluation.mixture", "workers.training.loop", "workers.training.objective", "workers.targets")
-    pure += ("workers.training.lessons", "orchestrator.teachers.state", "orchestrator.teachers.policy")
-    pure += ("orchestrator.cluster.resources",)
-    for module, path in modules().items():
-        if module.startswith(pure):
-            assert not any(name.split(".")[0] == "ray" for name in _all_imports(path)), module
+    assert not _importing({"ray"}, within=(*PURE, *WITHOUT_RAY))
+
+
+def test_pure_modules_have_no_clock_and_no_thread() -> None:
+    assert not _importing({"time", "datetime", "threading", "concurrent", "asyncio"}, within=PURE)
+
+
+def test_observers_and_exports_alone_use_mlflow() -> None:
+    using = {module for module in _importing({"mlflow"}) if not module.startswith(WITH_MLFLOW)}
+    assert using == {"orchestrator.cli.submit"}, "which asks it for git's commit"
+
+
+def _importing(packages: set[str], within: tuple[str, ...] = ("",)) -> set[str]:
+    """The modules with these beginnings that import one of the packages, within functions too."""
+    chosen = {module: path for module, path in modules().items() if module.startswith(within)}
+    return {module for module, path in chosen.items() if packages & {name.split(".")[0] for name in _all_imports(path)}}
 
 
 def _all_imports(path: Path) -> Iterator[str]:
@@ -168,6 +204,6 @@ def test_no_record_takes_many_fields_without_their_names() -> None:
 
 
 @pytest.mark.parametrize("module", sorted(modules()))
-def test_every_file_says_what_it_is(module: str) -> None:
+def test_every_file_states_its_purpose(module: str) -> None:
     tree = ast.parse(modules()[module].read_text())
     assert ast.get_docstring(tree) or not tree.body
