@@ -20,7 +20,7 @@ from orchestrator.config.ensemble import EnsembleSpec
 from orchestrator.teachers import actors, pool, slot
 from orchestrator.teachers.pool import Hooks, Hosting, TeacherPool
 from tests.makers import NUMERICS
-from workers import ensemble, processes
+from workers import ensemble, processes, telemetry
 from workers.data.numbering import Numbering
 from workers.errors import RunError
 from workers.inference.actor import Started
@@ -170,8 +170,9 @@ def test_it_is_the_mean_of_all_and_every_actor_is_released(cluster: Cluster, tmp
     assert cluster.killed == cluster.started and [teacher.place for teacher in cluster.started] == [0, 1]
 
 
-def test_an_actor_that_dies_is_started_again(cluster: Cluster, tmp_path: Path, undisturbed: list[Part]) -> None:
-    run, start, first = Pass(cluster), cluster.start, len(cluster.started)
+def let_the_first_actor_die(run: Pass) -> None:
+    """The next actor that is started, of `a` and `b`, dies after five answers."""
+    cluster, start, first = run.cluster, run.cluster.start, len(run.cluster.started)
 
     def start_mortal(members: list[Member], place: int | None) -> Teacher:
         teacher = start(members, place)
@@ -179,6 +180,11 @@ def test_an_actor_that_dies_is_started_again(cluster: Cluster, tmp_path: Path, u
         return teacher
 
     run.pool.actors.start_actor = start_mortal
+
+
+def test_an_actor_that_dies_is_started_again(cluster: Cluster, tmp_path: Path, undisturbed: list[Part]) -> None:
+    run, first = Pass(cluster), len(cluster.started)
+    let_the_first_actor_die(run)
     assert run.go(tmp_path) == undisturbed
     assert run.notes == [("restart", ["a", "b"])] and [teacher.place for teacher in cluster.started[first:]] == [
         0,
@@ -186,6 +192,22 @@ def test_an_actor_that_dies_is_started_again(cluster: Cluster, tmp_path: Path, u
         0,
     ]
     assert sorted(map(id, cluster.killed)) == sorted(map(id, cluster.started))
+
+
+def test_metrics_count_restarts_by_member_and_the_members_that_are_up(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[str, dict[str, str]]] = []
+    gauges: dict[str, list[float]] = {}
+    monkeypatch.setattr(telemetry, "count", lambda name, **tags: counted.append((name, tags)))
+    monkeypatch.setattr(telemetry, "gauge", lambda name, value: gauges.setdefault(name, []).append(value))
+    run = Pass(cluster)
+    let_the_first_actor_die(run)
+    run.go(tmp_path)
+    assert counted == [("stillhouse_member_restarts_total", {"member": name}) for name in ("a", "b")]
+    live, expected = gauges["stillhouse_members_live"], gauges["stillhouse_members_expected"]
+    assert live[:2] == [0, 3] and set(live) == {0, 1, 3} and live[-2:] == [3, 0]
+    assert expected == [3] * (len(live) - 1) + [0]
 
 
 def test_an_actor_that_hangs_is_ended_on_its_node(
