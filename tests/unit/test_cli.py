@@ -30,6 +30,7 @@ from orchestrator.reporting.report import as_json
 from tests.makers import blobs, write_config
 from tests.reports import full, plain
 from workers import __version__
+from workers.errors import RequestError
 from workers.models import checkpoints
 from workers.models.torch_module import build
 from workers.specs.models import ModelSpec
@@ -301,6 +302,20 @@ def test_debug_changes_no_status(before: bool, tmp_path: Path, capsys: pytest.Ca
     assert main([*debug, *command] if before else [*command, *debug]) == 2
     said = capsys.readouterr().err
     assert "Traceback" in said and "did you mean 'seed'" in said
+
+
+@pytest.mark.parametrize("place", ["before", "after", ""])
+def test_verbose_reaches_the_run(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def run(config: RunConfig, *, verbose: bool, **_: Any) -> None:
+        given.append(verbose)
+        raise RequestError("a run that ends at once")
+
+    monkeypatch.setattr("orchestrator.runs.run", run)
+    command, option = ["run", str(write_config(tmp_path))], ["--verbose"]
+    assert main([*option * (place == "before"), *command, *option * (place == "after")]) == 2
+    assert given == [place != ""]
 
 
 USAGE: dict[str, tuple[list[str], str]] = {

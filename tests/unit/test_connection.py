@@ -1,9 +1,10 @@
-"""The addresses of a cluster, before Ray is asked."""
+"""The addresses of a cluster before Ray is asked, and what Ray is asked for."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import socket
 from typing import Any
 
@@ -30,6 +31,17 @@ def test_a_driver_outside_of_the_cluster_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("ray.util.client.ray.is_connected", lambda: True)
     with pytest.raises(RequestError, match="connected by 'ray://', for Ray Client"):
         connection.connect(1.0).__enter__()
+
+
+@pytest.mark.parametrize(("verbose", "level"), [(True, logging.INFO), (False, logging.ERROR)])
+def test_rays_log_lines_are_shown_with_verbose_alone(
+    verbose: bool, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("ray.init", lambda **how: asked.update(how))
+    monkeypatch.setattr("orchestrator.cluster.interrupts.heed_sigterm", lambda: None)
+    connection._init(verbose, address="local")
+    assert (asked["log_to_driver"], asked["logging_level"]) == (verbose, level)
 
 
 @pytest.mark.parametrize(("address", "host"), [("[::1]:6379", "::1"), ("10.0.0.1:6379", "10.0.0.1")])
