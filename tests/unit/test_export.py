@@ -50,7 +50,6 @@ def test_a_test_example_without_an_answer_is_named(monkeypatch: pytest.MonkeyPat
 
 
 def test_tokens_that_a_run_has_kept_are_found(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
     how, column = Tokenization(texts.tokenizer(tmp_path / "tokenizer")), of_strings(["the river", "a river 7"])
     key, kept = token_files.key_of("a digest", how), export.tokens_in(str(tmp_path))
     folder = RunFolder(str(tmp_path)).tokens(key.digest)

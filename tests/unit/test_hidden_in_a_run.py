@@ -13,8 +13,6 @@ from orchestrator.stages import preflight
 from tests import texts as made
 from workers.errors import RequestError
 
-pytest.importorskip("transformers")
-pytestmark = pytest.mark.slow
 HIDDEN = [{"term": "relations"}]
 CHANGES = dict[str, Any]
 
@@ -123,7 +121,7 @@ WRONG: dict[str, tuple[CHANGES, str]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_it_is_refused_by_the_key_that_is_wrong(tmp_path: Path, case: str) -> None:
+def test_a_wrong_request_is_refused_by_its_key(tmp_path: Path, case: str) -> None:
     changes, message = WRONG[case]
     with pytest.raises(RequestError, match=message):
         preflight.check(config(tmp_path, changes))
@@ -135,7 +133,8 @@ def test_keeping_the_best_epoch_of_what_accuracy_does_not_measure_is_noted(tmp_p
     assert any(note.startswith("student: `keep: best` takes the epoch") for note in found.notes)
 
 
-def test_what_is_right_passes(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_right_request_with_stages_passes(tmp_path: Path) -> None:
     stages = stage(data={"unlabeled": "general.jsonl"}, objective=HIDDEN)
     changes = {"student.stages": stages, "student.initial": "teacher_layers", "ensemble.model.frozen": ["embeddings"]}
     found = preflight.check(config(tmp_path, changes))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from workers.errors import RequestError
 from workers.models import teacher_layers
 
-transformers = pytest.importorskip("transformers")
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 50, "num_labels": 3}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -56,7 +57,6 @@ def write(folder: Path, ending: str, rows: list[dict[str, Any]]) -> str:
         case ".parquet":
             pq.write_table(pa.Table.from_pylist(rows), path)
         case "":
-            datasets = pytest.importorskip("datasets")
             datasets.Dataset.from_list(rows).save_to_disk(path)
     return str(path)
 
@@ -111,7 +111,6 @@ def test_labels_are_matched_by_name(tmp_path: Path) -> None:
 
 
 def test_a_declared_order_of_classes_is_kept(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["z", "a"])})
     rows = {"text": [f"text {k}" for k in range(40)], "label": [k % 2 for k in range(40)]}
     whole = datasets.Dataset.from_dict(rows, features=features)
@@ -192,7 +191,6 @@ def test_nested_columns_and_truth_values_are_those_of_tables(ending: str, tmp_pa
 
 
 def test_a_declared_order_of_nested_labels_is_kept(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
     names = {"label": datasets.ClassLabel(names=["z", "a"])}
     features = datasets.Features({"text": datasets.Value("string"), "meta": names})
     rows = [{"text": f"text {k}", "meta": {"label": k % 2}} for k in range(4)]
@@ -303,7 +301,6 @@ def test_a_file_that_cannot_be_parsed_is_read_once(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    pytest.importorskip("transformers")
     return made.tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
@@ -490,7 +487,6 @@ def test_the_identity_of_a_tokenizer_is_its_content(folder: str, tmp_path: Path)
     (lambda path: [each.unlink() for each in path.iterdir()], "cannot be loaded"),
 ])  # fmt: skip
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, spoil: Callable[[Path], Any], message: str) -> None:
-    pytest.importorskip("transformers")
     made.tokenizer(tmp_path)
     spoil(tmp_path)
     with pytest.raises(RequestError, match=message):
@@ -499,7 +495,6 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, spoil: Callable
 
 def test_a_tokenizer_of_special_tokens_alone_is_refused_for_texts(tmp_path: Path) -> None:
     """transformers makes one for a folder that has the network alone."""
-    pytest.importorskip("transformers")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     for ask in (lambda how: how.special(pair=False), lambda how: how(texts.of_strings(["the river"]))):
         with pytest.raises(RequestError, match=r"has 5 special tokens and no others.* set `tokenizer` to its folder"):
@@ -531,7 +526,6 @@ def test_ids_agree_whatever_the_kinds_of_files(tmp_path: Path) -> None:
 
 
 def test_the_digest_of_a_tokenizer_does_not_follow_from_its_last_call(tmp_path: Path) -> None:
-    pytest.importorskip("transformers")
     folder, other = made.tokenizer(tmp_path / "one"), made.tokenizer(tmp_path / "other")
     Tokenization(other, 5)(texts.of_strings(["river of the mountain in the very river"]))
     assert tokens.digest(folder) == tokens.digest(other)

@@ -30,8 +30,6 @@ from workers.specs.models import AnyModel, TransformersModel, model_of
 from workers.specs.training import TrainingSpec
 from workers.trial import trial
 
-pytest.importorskip("transformers")
-
 MODERN = {
     "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
     "max_position_embeddings": 40, "pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2,

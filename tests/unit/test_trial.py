@@ -582,7 +582,6 @@ def test_stages_are_named_with_the_keys_of_their_objectives(tmp_path: Path) -> N
 
 def test_each_token_of_a_tokenizer_is_tried(tmp_path: Path) -> None:
     """Also one that no text has."""
-    pytest.importorskip("transformers")
 
     class Bag(torch.nn.Module):
         def __init__(self, words: int) -> None:
