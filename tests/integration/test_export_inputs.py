@@ -203,7 +203,7 @@ def test_networks_of_transformers(runs: Runs, tmp_path: Path, student: str, name
 
 
 @pytest.mark.parametrize("student", ["tied", "named", "tagged bert"])
-def test_in_int8(runs: Runs, tmp_path: Path, student: str) -> None:
+def test_a_student_in_int8_answers_nearly_the_same(runs: Runs, tmp_path: Path, student: str) -> None:
     _, about = exported(runs[student], tmp_path / "out", "onnx", "--quantize", "int8")
     assert about["measured"]["agreement"]["difference"] < 0.1
 

@@ -64,7 +64,9 @@ FEW = {
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_ray")
 @pytest.mark.parametrize("made", [table, arrays, images, texts], ids=lambda made: made.__name__)
-def test_a_run(made: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_of_init_runs_to_its_end(
+    made: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "data").mkdir()
     made(tmp_path / "data")
     monkeypatch.chdir(tmp_path)

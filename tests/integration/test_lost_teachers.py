@@ -76,7 +76,7 @@ def collect(
     actors: int = 3,
     heard: list[tuple[str, list[str]]] | None = None,
 ) -> tuple[np.ndarray, list[tuple[str, list[str]]], list[list[str]]]:
-    """Soft targets, what was heard, and who made each part; `disturb` says what happens after which part."""
+    """Soft targets, the notes of the pool, and the members that made each part. `disturb`: actions after a part."""
     spec = EnsembleSpec.model_validate(
         {"size": 3, "model": members[0].model.model_dump(), "training": {"epochs": 1}, "on_member_loss": policy}
     )

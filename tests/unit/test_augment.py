@@ -1,4 +1,4 @@
-"""Augmentation: the same version of an example whoever asks, whatever is asked beside it."""
+"""Augmentation: each process makes the same version of an example, whatever it asks for beside it."""
 
 from pathlib import Path
 

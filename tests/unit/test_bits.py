@@ -104,7 +104,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("changes", "expected"), CASES)
-def test_the_first_difference(changes: dict[str, object], expected: str, tmp_path: Path) -> None:
+def test_the_first_difference_of_two_runs_is_named(changes: dict[str, object], expected: str, tmp_path: Path) -> None:
     one, other = finished(tmp_path / "one"), finished(tmp_path / "other", **changes)
     found = bits.compared(one, other)
     assert expected in bits.verdict(found)
@@ -137,7 +137,7 @@ def test_runs_without_a_common_artifact_are_named(tmp_path: Path) -> None:
         bits.compared(one, other)
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_where_two_runs_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, other = finished(tmp_path / "one"), finished(tmp_path / "other", soft=nudged())
     assert main(["diff", one, other]) == 0
     shown = capsys.readouterr().out

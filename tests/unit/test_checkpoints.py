@@ -16,7 +16,7 @@ from workers.errors import RequestError
 from workers.models import checkpoint_files, checkpoints
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_saved_weights_load_bit_for_bit(tmp_path: Path) -> None:
     one, other = nn.Linear(3, 2), nn.Linear(3, 2)
     checkpoints.save(one.state_dict(), str(tmp_path / "a.safetensors"))
     checkpoints.load(other, str(tmp_path / "a.safetensors"))
@@ -88,7 +88,7 @@ def test_state_dicts_of_torch(tmp_path: Path, archive: bool) -> None:
         checkpoints.load(other, str(path))
 
 
-def test_numbers_beside_weights_are_told(tmp_path: Path) -> None:
+def test_numbers_beside_weights_are_noted(tmp_path: Path) -> None:
     one, other = nn.Linear(3, 2), nn.Linear(3, 2)
     torch.save({"epoch": 3, "by": "me", **one.state_dict()}, tmp_path / "a.pt")
     notes = checkpoints.load(other, str(tmp_path / "a.pt"))

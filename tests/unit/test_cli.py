@@ -260,7 +260,7 @@ def test_a_wrong_request_ends_within_seconds_and_leaves_no_file(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_checkpoint_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_config(tmp_path, ensemble__training=None, ensemble__size=None, ensemble__checkpoints=["a.safetensors"])
     spec = ModelSpec(factory="models:mlp", kwargs={"hidden": 5}, folder=str(tmp_path))
     checkpoints.save(build(spec).state_dict(), str(tmp_path / "a.safetensors"))
@@ -271,7 +271,7 @@ def test_a_checkpoint_that_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFi
     assert "holds more than tensors: it names torch.nn." in capsys.readouterr().err
 
 
-def test_nan_in_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nan_in_features_is_refused_with_its_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_config(tmp_path)
     x, y = blobs(600, 1)
     x[17, 3] = np.nan
@@ -280,7 +280,7 @@ def test_nan_in_features(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "data.train: x of example 17 holds NaN" in capsys.readouterr().err
 
 
-def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
+def test_a_cluster_that_does_not_answer_is_a_wrong_request(tmp_path: Path) -> None:
     path = write_config(tmp_path)
     for command in ("run", "doctor"):  # apart from this process, which may be connected to a Ray of its own
         done = subprocess.run(
@@ -370,7 +370,7 @@ def test_no_exception_of_a_model_ends_the_command_by_itself(tmp_path: Path, caps
     assert "stillhouse: GeneratorExit" in capsys.readouterr().err
 
 
-def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_report_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path)]) == 2
     assert "no report.json in it" in capsys.readouterr().err
     assert main(["compare", str(tmp_path)]) == 2
@@ -410,7 +410,9 @@ def test_a_file_of_any_name_is_a_configuration(tmp_path: Path, capsys: pytest.Ca
     assert "--larger seed=1: expected a key that begins with ensemble.model." in capsys.readouterr().err
 
 
-def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_ends_with_0_for_a_sound_configuration_and_2_for_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["doctor", str(write_config(tmp_path))]) == 0
     said = capsys.readouterr().out
     assert "ray" in said and "can be written" in said and "reached" in said

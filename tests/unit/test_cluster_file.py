@@ -14,7 +14,7 @@ CLUSTERS = Path(__file__).parents[2] / "clusters"
 
 
 @pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml", "kuberay.yaml"])
-def test_the_shipped_clusters(name: str) -> None:
+def test_the_shipped_clusters_have_ten_teachers_a_student_and_a_head(name: str) -> None:
     found = cluster_file.machines(str(CLUSTERS / name))
     assert found.cuda and Counter(min(node.roles, default="head") for node in found.nodes) == {
         "teacher": 10, "student": 1, "head": 1
@@ -86,7 +86,7 @@ MANIFESTS: dict[str, tuple[tuple[str, str], dict[tuple[float, float, float], int
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_clusters_of_kuberay(name: str, tmp_path: Path) -> None:
+def test_every_kind_of_kuberay_manifest_is_read(name: str, tmp_path: Path) -> None:
     replaced, workers = MANIFESTS[name]
     content = KUBERAY
     for there, instead in zip(replaced[::2], replaced[1::2], strict=True):

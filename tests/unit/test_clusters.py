@@ -52,7 +52,7 @@ def size(config: dict[str, Any], alive: list[dict[str, float]]) -> int:
 
 
 @pytest.mark.parametrize("name", ["local.yaml", "aws.yaml", "gcp.yaml"])
-def test_ray_takes_it(name: str) -> None:
+def test_ray_validates_the_cluster_file(name: str) -> None:
     validate_config(prepare_config(loaded(name)))
 
 

@@ -120,7 +120,7 @@ def test_long_values_are_compared_to_their_end(tmp_path: Path) -> None:
     assert key == "ensemble.members" and before.endswith("'x']") and after.endswith("'y']")
 
 
-def test_runs_of_the_same_name_are_told_apart_by_their_folders(
+def test_runs_of_the_same_name_are_distinguished_by_their_folders(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = []

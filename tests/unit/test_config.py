@@ -106,7 +106,7 @@ def test_wrong_values_are_named(tmp_path: Path, case: str) -> None:
         ("data: &d {kind: npz, kwargs: {}, inner: *d}", "refers to itself"),
     ],
 )
-def test_what_is_no_configuration_is_said(tmp_path: Path, content: str, message: str) -> None:
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(content)
     with pytest.raises(RequestError, match=message):

@@ -125,20 +125,20 @@ def test_rare_and_absent_classes_are_named(tmp_path: Path) -> None:
     assert "data.test: no example of class 3, which train has" in found and "data.validation" not in found
 
 
-def test_one_class_of_nearly_all_is_said(tmp_path: Path) -> None:
+def test_a_class_of_nearly_all_examples_is_noted(tmp_path: Path) -> None:
     x, y = blobs(1000, 0, classes=2)
     y[:] = np.arange(1000) % 50 == 0
     found = loaded(tmp_path, **splits(train=(x, y)), classes=3)
     assert "data.train: 98.0% of the labelled examples are of class 0" in said(found)
 
 
-def test_a_batch_of_more_than_all_is_said() -> None:
+def test_a_batch_larger_than_the_data_is_noted() -> None:
     assert remarks.large_batch("student.training", 200, 200) == []
     (note,) = remarks.large_batch("student.training", 4096, 200)
     assert note.startswith("student.training.batch_size: 4,096 is more than the 200 examples") and "20 or fewer" in note
 
 
-def test_a_baseline_of_few_steps_is_said() -> None:
+def test_a_baseline_of_few_steps_is_noted() -> None:
     recipe = TrainingSpec(epochs=3, batch_size=512)
     assert remarks.short_baseline(recipe, 5000, [(recipe, 12_000)]) == []
     (note,) = remarks.short_baseline(recipe, 1200, [(recipe, 201_200)])
@@ -146,7 +146,7 @@ def test_a_baseline_of_few_steps_is_said() -> None:
     assert "`epochs: 393`" in note
 
 
-def test_versions_that_no_student_sees_are_said(tmp_path: Path) -> None:
+def test_versions_that_no_student_sees_are_noted(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def moved(x, draws): return x + draws.uniform(1, 2)\n")
     path = str(write_config(tmp_path, data__augment={"factory": "mine:moved", "views": 9}))
     for overrides in (["student.training.epochs=9"], ["data.augment=null"], ["data.augment.views=1"]):
@@ -192,7 +192,7 @@ def each(make: Callable[[int, int], np.ndarray]) -> dict[str, Arrays]:
     ],
     ids=["bytes", "whole floats", "resized"],
 )
-def test_pixels_in_bytes_are_said(tmp_path: Path, make: Callable[[int, int], np.ndarray]) -> None:
+def test_pixels_in_bytes_are_noted(tmp_path: Path, make: Callable[[int, int], np.ndarray]) -> None:
     found = loaded(tmp_path, **each(make))
     assert re.fullmatch(r"data\.train: values from 0 to 25\d.* look like pixels in bytes; .*\[0, 1\].*", said(found))
 
@@ -248,14 +248,14 @@ def test_bytes_beside_the_unit_interval_are_refused(tmp_path: Path, bytes_in: st
         loaded(tmp_path, **given)
 
 
-def test_another_scale_is_said(tmp_path: Path) -> None:
+def test_another_scale_of_a_split_is_noted(tmp_path: Path) -> None:
     given = splits(unlabeled=blobs(50, 7)[0])
     given["test"] = (given["test"][0] * 1000, given["test"][1])
     (note,) = loaded(tmp_path, **given).notes
     assert re.match(r"data\.test has values from .*, and data\.train from .*times apart", note)
 
 
-def test_the_unit_interval_beside_negative_numbers_is_said(tmp_path: Path) -> None:
+def test_the_unit_interval_beside_negative_numbers_is_noted(tmp_path: Path) -> None:
     unit, x = each(lambda n, seed: np.random.default_rng(seed).random((n, 4))), splits()["test"][1]
     unit["test"] = (unit["test"][0] * 2 - 1, unit["test"][1])
     assert "data.test has values from -0.9" in said(loaded(tmp_path, **unit)) and len(x)

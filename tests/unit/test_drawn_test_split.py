@@ -58,7 +58,7 @@ def test_train_has_no_unlabelled_examples_of_groups_that_are_drawn(tmp_path: Pat
     assert found.digests["train"] == replace(found, scanned={}).digests["train"]
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_a_wrong_share_of_the_test_split_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"data\.test_share: 0\.0001 of 500 labelled training examples is 0"):
         loaded(tmp_path, test_share=0.0001)
     with pytest.raises(ValueError, match="`test` or `test_share`, not both"):

@@ -72,7 +72,7 @@ def test_an_index_of_parquet_is_no_feature(tmp_path: Path) -> None:
         assert ("data: the index (customer) is no feature" in " ".join(found.notes)) == (group is None)
 
 
-def test_row_numbers_are_said(tmp_path: Path) -> None:
+def test_a_column_of_row_numbers_is_noted(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(
         "row,a,b,y\n" + "".join(f"{k + 1},{k % 3},{k % 5 or ''},{k % 2}\n" for k in range(24))
     )
@@ -305,7 +305,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_refused(case: str, tmp_path: Path) -> None:
+def test_a_wrong_table_is_refused_with_the_reason(case: str, tmp_path: Path) -> None:
     content, message = WRONG[case]
     (tmp_path / "a.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(RequestError) as raised:

@@ -206,7 +206,7 @@ def test_positions_of_an_example() -> None:
     assert [one.example_of(row) for row in range(3)] == [0, 1, 2]
 
 
-def test_answers_at_positions() -> None:
+def test_answers_at_positions_are_those_of_their_rows() -> None:
     where = Ragged.of([np.array(p, np.int64) for p in ([0, 2], [], [6], [1], [0], [3])])
     x = Columns({"ids": Ragged.of(ROWS)}, where, "ids")
     batch = collate(x, np.array([2, 1, 0]))

@@ -86,7 +86,7 @@ def test_a_table_becomes_the_numbers_of_the_run(tmp_path: Path, kind: str, chose
     assert not named.columns(spec, dataset.encodings, {"kind": "array", "shape": [99]})
 
 
-def test_columns_of_texts(tmp_path: Path) -> None:
+def test_an_export_names_the_text_columns_that_its_student_takes(tmp_path: Path) -> None:
     spec = DataSpec.model_validate({"kind": "text", "train": "a.jsonl", "test": "b.jsonl", "text_column": ["q", "p"]})
     assert named.columns(spec, (), {"kind": "texts", "texts": 2}) == {"columns": ["q", "p"]}
     assert named.columns(spec, (), {"kind": "texts", "texts": 1}) == {"columns": ["q"]}, (

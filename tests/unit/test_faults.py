@@ -50,7 +50,7 @@ def test_a_model_that_calls_sys_exit_is_a_fault_and_ray_that_ends_a_process_is_n
         raise_sys_exit_with_custom_error_message("The process receives a SIGTERM.")
 
 
-def test_what_it_says() -> None:
+def test_a_fault_has_the_type_the_message_and_a_headline() -> None:
     assert str(raised(RequestError("'a': no such file."))) == "'a': no such file."
     assert str(raised(ValueError())) == "ValueError: no message"
     oom = raised(torch.OutOfMemoryError("CUDA out of memory.\nGPU 0 has 79 GiB"))

@@ -77,7 +77,7 @@ def test_hints_are_squared_distances_at_each_place_and_larger_maps_are_averaged(
     assert value_of(prepared("hidden_mse", student, teacher), student, teacher) == pytest.approx(expected, rel=1e-6)
 
 
-def test_relations_between_examples() -> None:
+def test_terms_of_relations_between_examples_are_their_formulas() -> None:
     student, teacher = maps(5, 0), maps(8, 1)
     one, other = ([state.mean((1, 2)).numpy() for state in of.hidden_states[-1]] for of in (student, teacher))
 

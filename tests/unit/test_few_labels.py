@@ -37,7 +37,7 @@ def prepare(tmp_path: Path) -> ModuleType:
     return module
 
 
-def test_files(prepare: ModuleType, tmp_path: Path) -> None:
+def test_prepare_writes_labelled_and_unlabelled_texts_and_the_lexicon(prepare: ModuleType, tmp_path: Path) -> None:
     prepare.main(tmp_path)
     made = tmp_path / "few-labels"
     labelled, others = (

@@ -39,7 +39,7 @@ AXES = [
 
 
 @pytest.mark.parametrize(("text", "expected"), AXES, ids=[text for text, _ in AXES])
-def test_an_axis(text: str, expected: grid.Axis) -> None:
+def test_an_axis_is_values_or_a_range_of_a_key(text: str, expected: grid.Axis) -> None:
     assert grid.axis(text) == expected
 
 
@@ -58,12 +58,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_a_wrong_axis(text: str) -> None:
+def test_a_wrong_axis_is_refused_with_the_reason(text: str) -> None:
     with pytest.raises(RequestError, match=WRONG[text]):
         grid.axis(text)
 
 
-def test_axes_together() -> None:
+def test_axes_that_do_not_go_together_are_refused() -> None:
     with pytest.raises(RequestError, match="--over t: given twice"):
         grid.axes(["t=1,2", "t=3"], trials=None)
     with pytest.raises(RequestError, match="a range needs a search; expected `--trials N`"):

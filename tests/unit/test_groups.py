@@ -93,7 +93,7 @@ def test_the_short_form_is_one_group(tmp_path: Path) -> None:
     assert one.count == 1 and one.given() == {0: str(tmp_path / "a.onnx")}
 
 
-def test_each_group_is_tried_and_what_is_taken_otherwise_is_told(tmp_path: Path) -> None:
+def test_each_group_is_tried_and_what_is_taken_otherwise_is_noted(tmp_path: Path) -> None:
     config = loaded(tmp_path, ensemble=of_all_kinds(tmp_path))
     notes = preflight.check(config).notes
     assert sum("the prefix 'module.' was taken off its names" in note for note in notes) == 2
@@ -215,7 +215,7 @@ def test_checkpoints_in_another_order_of_classes_are_refused(tmp_path: Path) -> 
         preflight.check(config)
 
 
-def test_mlflow_is_told_each_members_own(tmp_path: Path) -> None:
+def test_mlflow_has_the_parameters_of_each_member(tmp_path: Path) -> None:
     config = loaded(tmp_path, ensemble=of_all_kinds(tmp_path))
     own = [mlflow_descriptions.params_of("member", config, f"member-{k}") for k in (0, 4, 5)]
     assert own[0]["model.factory"] == "models:mlp" and own[0]["training.epochs"] == "2"

@@ -21,7 +21,7 @@ def painted(folder: Path, colours: dict[str, tuple[int, int, int]], each: int = 
             Image.new("RGB", (10 + number, 7), colour).save(folder / name / f"{number}.png")
 
 
-def test_colours_and_names(tmp_path: Path) -> None:
+def test_images_in_folders_have_their_colours_and_class_names(tmp_path: Path) -> None:
     painted(tmp_path, {"red": (255, 0, 0), "blue": (0, 0, 255)})
     (tmp_path / "red" / "notes.txt").write_text("no image")
     found = loading.load(DataSpec(kind="images", train=str(tmp_path), test_share=0.25, image_size=(4, 6)), 0)
@@ -39,7 +39,7 @@ def test_hidden_folders_are_no_classes(tmp_path: Path) -> None:
     assert image_folders.files(str(folder)) == ["red/0.png"]
 
 
-def test_grey(tmp_path: Path) -> None:
+def test_grey_images_have_one_channel_between_0_and_1(tmp_path: Path) -> None:
     Image.new("L", (5, 5), 51).save(tmp_path / "a.png")
     np.testing.assert_allclose(
         image_folders.pixels_of(str(tmp_path / "a.png"), (2, 3), "grey"), np.full((1, 2, 3), 0.2)
@@ -69,7 +69,7 @@ def test_sixteen_bits_and_transparency(tmp_path: Path, mode: str) -> None:
         read(Image.fromarray(ramp.astype(np.float32)), "b.tif")
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_wrong_folders_of_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no images in it"):
         image_folders.read(str(tmp_path), (4, 4), "rgb", labelled=True)
     with pytest.raises(RequestError, match="no such folder"):

@@ -128,12 +128,12 @@ LABELS: dict[str, tuple[dict[str, list[Any]], str]] = {
 
 
 @pytest.mark.parametrize("case", LABELS)
-def test_the_label(case: str) -> None:
+def test_the_column_of_labels_is_guessed(case: str) -> None:
     values, label = LABELS[case]
     assert guessed(pd.DataFrame(values)).label == label
 
 
-def test_texts_are_told_from_categories() -> None:
+def test_texts_are_distinguished_from_categories() -> None:
     n = 60
     english = [f"the soup number {k} was quite good" for k in range(n)]
     chinese = [f"这家酒店非常好服务热情{k}" for k in range(n)]
@@ -155,7 +155,7 @@ def test_a_column_of_names_makes_no_text_of_a_table() -> None:
     assert asked.texts == ("name",) and "text: 'name', as you say" in asked.reasons
 
 
-def test_a_pair_of_texts_and_other_labels_are_told() -> None:
+def test_unused_texts_and_other_labels_are_named_with_their_keys() -> None:
     rows = {
         f"sentence{k}": [f"the soup number {n} was {how} good" for n in range(60)]
         for k, how in ((1, "quite"), (2, "so"))
@@ -650,7 +650,7 @@ def test_arrays_of_any_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
     assert found.chosen.factory == ("cnn" if is_image else "mlp") and config.data.label_column == "labels"
 
 
-def test_images_in_folders(tmp_path: Path) -> None:
+def test_images_in_folders_become_a_configuration_that_loads(tmp_path: Path) -> None:
     for split, n in (("train", 30), ("val", 12), ("test", 14)):
         for k in range(n):
             folder = tmp_path / "photos" / split / ("cat" if k % 2 else "dog")
@@ -735,7 +735,7 @@ def test_texts_get_a_tokenizer(tmp_path: Path) -> None:
     assert config.student.model.kwargs["vocabulary"] == made < recipe.VOCABULARY
 
 
-def test_leaks_and_imbalance_are_told(tmp_path: Path) -> None:
+def test_leaks_and_imbalance_are_noted(tmp_path: Path) -> None:
     frame = table(400)
     frame["kind"] = ["v" if k % 100 == 0 else "u" for k in range(400)]
     frame[:300].to_csv(tmp_path / "train.csv", index=False)

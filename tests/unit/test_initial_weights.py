@@ -178,7 +178,7 @@ def test_a_plan_adds_what_trains_one_after_the_other(tmp_path: Path) -> None:
     assert duration(chain.seconds)
 
 
-def test_mlflow_is_told_what_a_member_learns_from(tmp_path: Path) -> None:
+def test_mlflow_has_what_a_member_learns_from(tmp_path: Path) -> None:
     config = configured(tmp_path, *SPECIALISTS)
     own = [mlflow_descriptions.params_of("member", config, f"member-{k}") for k in (0, 1, 3)]
     assert own[1]["initial"] == "0" and own[1]["sample.share"] == "0.5" and own[2]["initial"] == "previous"

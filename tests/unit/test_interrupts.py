@@ -79,7 +79,7 @@ def test_in_the_background_of_a_shell_it_is_ignored() -> None:
 
 
 def test_a_callers_own_handlers_are_kept() -> None:
-    """A run that is called from Python, where nobody counts presses, ends nobody's process."""
+    """A run that is called from Python, where presses are not counted, ends no process."""
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started this behind itself
     try:
         before = signal.getsignal(signal.SIGINT)
@@ -93,7 +93,7 @@ def test_a_callers_own_handlers_are_kept() -> None:
         signal.signal(signal.SIGINT, ours)
 
 
-def test_a_stop_that_takes_longer_is_told() -> None:
+def test_a_stop_that_takes_longer_is_announced() -> None:
     body = """print('ready', flush=True)
     try: time.sleep(30)
     finally: time.sleep(2 * interrupts.TELL_S + 0.5)"""

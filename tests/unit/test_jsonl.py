@@ -1,4 +1,4 @@
-"""The run's own record, also where whoever wrote it was killed in the middle of a line."""
+"""The run's own record, also where its writer was killed in the middle of a line."""
 
 import json
 import math

@@ -72,7 +72,7 @@ class Scripted(nn.Module):
 
 
 @torch.no_grad()
-def test_what_cannot_be_told_apart_is_said() -> None:
+def test_a_network_without_a_known_last_product_is_not_in_float32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert not in_float32(Scripted().eval(), torch.randn(16, 8))
         assert not in_float32(nn.Identity(), torch.randn(16, 8))

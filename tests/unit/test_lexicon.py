@@ -103,7 +103,7 @@ WRONG_FILES = {
 
 
 @pytest.mark.parametrize("content", WRONG_FILES)
-def test_a_wrong_file(tmp_path: Path, content: str) -> None:
+def test_a_wrong_lexicon_is_refused_with_its_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "words.tsv").write_text(content)
     with pytest.raises(RequestError, match=WRONG_FILES[content]):
         lexicon.read(str(tmp_path / "words.tsv"))
@@ -121,7 +121,7 @@ WRONG_SETTINGS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("kwargs", "message"), WRONG_SETTINGS)
-def test_wrong_settings(tmp_path: Path, kwargs: dict[str, Any], message: str) -> None:
+def test_wrong_settings_of_the_augmentation_are_refused(tmp_path: Path, kwargs: dict[str, Any], message: str) -> None:
     factory = "workers.data.text_augment:words_and_stretches"
     spec = AugmentSpec(factory=factory, kwargs=kwargs, folder=str(tmp_path))
     with pytest.raises(RequestError, match=message):

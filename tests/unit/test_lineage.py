@@ -63,6 +63,6 @@ def test_soft_targets_may_lie_in_the_folder_of_another_run(run: str, tmp_path: P
 
 
 @pytest.mark.parametrize("fingerprint", ["", FIRST])
-def test_of_soft_targets_that_are_gone_no_digest_is_told(fingerprint: str, run: str) -> None:
+def test_soft_targets_that_are_gone_have_no_digests_of_members(fingerprint: str, run: str) -> None:
     found = of(run, fingerprint)
     assert found.soft_targets == fingerprint and found.members == {"member-0": "", "member-1": ""}

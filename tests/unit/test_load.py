@@ -187,7 +187,7 @@ def test_tokens_are_those_of_the_run_for_each_setting_of_the_tokenizer(
     assert (4 in expected[0]) != split, "the token [MASK] is 4"
 
 
-def test_pairs_of_texts(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
+def test_pairs_of_texts_are_tokenized_together(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
     texts.tokenizer(tmp_path)
     names = ["input_ids", "attention_mask", "token_type_ids"]
     asked = {"kind": "texts", "names": names, "tokenizer": "tokenizer.json", "padding": 0, "max_length": None}
@@ -238,7 +238,7 @@ def test_one_text_in_an_array_without_dimensions(tmp_path: Path, counted: list[d
             answer(wrong)
 
 
-def test_named_columns(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
+def test_named_columns_get_their_types(tmp_path: Path, counted: list[dict[str, NDArray[Any]]]) -> None:
     asked = {"kind": "columns", "names": {"a": "float32", "b": "int64"}}
     student(tmp_path, asked)({"a": [[1.0, 2.0]], "b": [[3]], "unused": [0]})
     assert counted[0]["a"].dtype == np.float32 and counted[0]["b"].dtype == np.int64 and set(counted[0]) == {"a", "b"}
@@ -303,7 +303,9 @@ def test_a_table_by_the_names_of_its_columns(
 
 
 @pytest.mark.parametrize("of_path", [str, Path, Path.as_uri])
-def test_a_parquet_file(tmp_path: Path, of_path: Any, counted: list[dict[str, NDArray[Any]]]) -> None:
+def test_rows_of_a_parquet_file_are_answered(
+    tmp_path: Path, of_path: Any, counted: list[dict[str, NDArray[Any]]]
+) -> None:
     PEOPLE[["marks", "city", "age"]].to_parquet(tmp_path / "people.parquet")
     student(tmp_path, TABLE)(of_path(tmp_path / "people.parquet"))
     np.testing.assert_array_equal(counted[0]["input"], np.array(NUMBERS, np.float32))

@@ -17,7 +17,7 @@ P = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], np.float32
 Y = np.array([0, 1, 1, 1])
 
 
-def test_known_figures() -> None:
+def test_figures_are_those_computed_by_hand() -> None:
     found = metrics.measure(P, Y)
     assert found.accuracy == 0.75
     assert found.mean_nll == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.7]).mean(), rel=1e-6)
@@ -29,7 +29,7 @@ def test_known_figures() -> None:
     assert metrics.figures(blocks.sum(axis=0)).tolist() == pytest.approx([*found.figures.values()])
 
 
-def test_parts_add_up() -> None:
+def test_figures_of_parts_add_up_to_those_of_the_whole() -> None:
     whole, parts = metrics.measure(P, Y), metrics.measure(P[:1], Y[:1]) + metrics.measure(P[1:], Y[1:])
     assert (parts.accuracy, parts.examples) == (whole.accuracy, 4)
     assert parts.mean_nll == pytest.approx(whole.mean_nll) and parts.ece == pytest.approx(whole.ece)

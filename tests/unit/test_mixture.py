@@ -48,7 +48,9 @@ def test_the_mean_of_members_that_are_sure_and_wrong() -> None:
 @given(
     SEEDS, st.integers(1, 8), st.integers(2, 9), st.sampled_from([0.1, 3.0, 40.0, 1000.0]), st.sampled_from(COMBINES)
 )
-def test_jensen(seed: int, members: int, classes: int, scale: float, combine: str) -> None:
+def test_a_mean_loses_at_most_what_its_members_lose_on_average(
+    seed: int, members: int, classes: int, scale: float, combine: str
+) -> None:
     """A mean loses at most what its members lose on average, by the definition and as it is measured by chunks."""
     p = answers(seed, members, 20, classes, scale)
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Weights of each example: the rules against their formulas, whatever the order of the members and who is present."""
+"""Weights of each example: the rules against their formulas, for any order of the members and any that are present."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_extreme_answers_have_weights() -> None:
     assert mixture_weights.of_examples("entropy", p)[:, 0].tolist() == pytest.approx([3 / 7, 3 / 7, 1 / 7])
     alike = p[[0, 0, 1]]
     first, second, third = mixture_weights.of_examples("agreement", alike)[:, 0].tolist()
-    assert first == second > 1.9 * third  # who stands alone counts half
+    assert first == second > 1.9 * third  # a member that disagrees with the others counts half
 
 
 @pytest.mark.parametrize("name", mixture_weights.RULES)

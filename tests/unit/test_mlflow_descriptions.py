@@ -23,7 +23,7 @@ def test_a_secret_is_known_by_its_key(tmp_path: Path) -> None:
     assert has_secrets({"password": "***"}) and not has_secrets({"hidden": 6, "name": "resnet"})
 
 
-def test_kwargs_are_told_whatever_they_are_called(tmp_path: Path) -> None:
+def test_kwargs_are_parameters_whatever_their_names(tmp_path: Path) -> None:
     told = mlflow_descriptions.params(config(tmp_path, name="resnet", folder="weights", storage=3))
     assert {told[f"student.model.kwargs.{key}"] for key in ("name", "folder", "storage")} == {"resnet", "weights", "3"}
     assert not {"name", "storage", "data.root", "student.model.folder", "tracking.uri"} & told.keys()

@@ -106,7 +106,7 @@ def test_each_row_has_the_answer_to_just_that_row(dataset: data.Dataset, tmp_pat
         assert np.minimum(*off).max() < 1e-5 and min(each.max() for each in off) > 1e-2
 
 
-def test_the_documented_join(dataset: data.Dataset, tmp_path: Path) -> None:
+def test_the_documented_join_matches_rows_with_their_soft_targets(dataset: data.Dataset, tmp_path: Path) -> None:
     written(dataset, tmp_path)
     code = Path(__file__, "../../../docs/SOFT_TARGETS.md").resolve().read_text().split("```python\n")[1].split("```")[0]
     code = code.replace("runs/digits/soft_targets/<fingerprint>", str(tmp_path / "store"))
@@ -129,7 +129,7 @@ def test_a_student_learns_each_example_from_its_own(dataset: data.Dataset, tmp_p
             torch.testing.assert_close(batch.soft.probabilities, said, atol=1e-5, rtol=0)
 
 
-def test_rows_as_given() -> None:
+def test_rows_have_the_numbers_of_the_users_data() -> None:
     numbering = Numbering(examples=5, kept=np.array([1, 4, 6]), given=7)
     np.testing.assert_array_equal(numbering.example_ids(np.arange(5)), [1, 4, 6, 7, 8])
     assert numbering.view_of(np.arange(5)) is None

@@ -102,7 +102,7 @@ def test_a_student_that_trains_during_the_pass_overlaps_with_it(tmp_path: Path) 
     assert found.seconds == pytest.approx(sum(seconds(found).values()) - seconds(found)["soft targets"])
 
 
-def test_gpus_and_prices(tmp_path: Path) -> None:
+def test_hours_of_gpus_and_cores_have_their_prices(tmp_path: Path) -> None:
     prices = {"gpu_hour_price": 2.0, "core_hour_price": 0.1}
     of = case(tmp_path, GPUS, report=prices)
     found = outlook(of, replace(RATES, student_units=1.0))
@@ -338,7 +338,7 @@ def test_settings_that_a_term_cannot_learn_from_are_not_proposed(tmp_path: Path)
     assert [each.name for each in designs(runs, None)] == ["all classes, float32", "all classes, float16"]
 
 
-def test_a_small_run_is_not_told_to_store_less(tmp_path: Path) -> None:
+def test_a_small_run_has_no_advice_to_store_less(tmp_path: Path) -> None:
     of = case(tmp_path)
     assert smallest(outlook(of, RATES), list(variations(alone(of)))) is None
 

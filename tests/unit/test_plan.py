@@ -28,7 +28,7 @@ def planned(folder: Path, machines: Machines = LAPTOP, data: DataFacts = SMALL, 
     return plan(RunConfig.load(str(write_config(folder, **changes))), Facts(data, machines))
 
 
-def test_on_a_laptop(tmp_path: Path) -> None:
+def test_a_plan_for_a_laptop_has_its_cores_alone(tmp_path: Path) -> None:
     made = planned(tmp_path)
     assert (made.teachers.size, made.teachers.actors, made.teachers.num_cpus) == (3, 3, 0.5)
     assert made.device == "cpu" and made.numerics.bits == 32 and made.numerics.threads == 1
@@ -116,7 +116,7 @@ def test_wide_answers_are_reduced_where_they_are(tmp_path: Path) -> None:
     assert each.sizes.answers == 3 * 4 * (REDUCED_ON_WORKERS // 3 + 1)
 
 
-def test_bytes(tmp_path: Path) -> None:
+def test_bytes_follow_from_rows_classes_members_and_their_types(tmp_path: Path) -> None:
     data = DataFacts(examples=10_000, views=2, classes=100, values=8)
     dense = planned(tmp_path, data=data).sizes
     assert (dense.soft_targets, dense.logits) == (10_000 * 2 * 400, 0)

@@ -45,7 +45,9 @@ def machines(cpus: float = 2, gpus: float = 0, nodes: int = 1) -> Machines:
         ({"size": "auto", "resources_per_member": {"num_gpus": 2}}, machines(8, 3, nodes=3), 3, 3, 2),
     ],
 )
-def test_placement(keys: dict[str, object], has: Machines, size: int, actors: int, num_gpus: float) -> None:
+def test_a_placement_spreads_members_evenly_over_its_actors(
+    keys: dict[str, object], has: Machines, size: int, actors: int, num_gpus: float
+) -> None:
     found = place(ensemble(**keys), has)
     assert (found.size, found.actors, found.num_gpus) == (size, actors, num_gpus)
     assert [k for group in found.groups() for k in group] == list(range(size))

@@ -471,7 +471,7 @@ def test_labels_out_of_range_name_the_example(monkeypatch: pytest.MonkeyPatch) -
         loaded({"train": (X, Y), "test": (X, wrong)}, monkeypatch)
 
 
-def test_the_label_for_none_of_torch_is_told_to_be_another_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchs_label_for_none_is_refused_with_the_label_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     of_torch = [np.array([-100, *row[1:]]) for row in Y]
     for splits in ({"train": (X, of_torch), "test": (X, Y)}, {"train": (X, Y), "test": (X, of_torch)}):
         with pytest.raises(RequestError, match=r"Where -100 stands for no label, as in torch, write -1\."):

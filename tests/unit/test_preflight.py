@@ -38,7 +38,7 @@ def test_the_note_says_what_it_costs(tmp_path: Path) -> None:
     assert preflight.check_logits(plain, loading.load(plain.data, 0), 3) == ()
 
 
-def test_unlabelled_examples_count(tmp_path: Path) -> None:
+def test_kept_logits_include_those_of_unlabelled_examples(tmp_path: Path) -> None:
     asked = config(tmp_path, data__unlabeled="more.npz")
     (note,) = preflight.check_logits(asked, loading.load(asked.data, 0), 5)
     assert "5 members x 900 examples x 3 classes" in note

@@ -133,8 +133,8 @@ def test_networks_that_torch_counts_have_its_count(name: str) -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_attention_of_transformers(dropout: float) -> None:
-    """Of which torch counts the products with dropout, and none without it."""
+def test_products_of_attention_are_counted_with_and_without_dropout(dropout: float) -> None:
+    """The counter of torch itself counts them with dropout alone."""
     small = BertConfig(
         vocab_size=9,
         hidden_size=D,

@@ -388,7 +388,7 @@ def test_code_that_can_be_executed_only_once(folder: Path) -> None:
     assert found["files"].keys() == {"sizes.json"} and found["code"].keys() == {"models.py"}
 
 
-def test_packages_and_versions() -> None:
+def test_a_network_of_torch_alone_has_no_code_and_no_packages() -> None:
     spec = ModelSpec(factory="torch.nn:Linear", kwargs={"in_features": 1, "out_features": 2})
     assert model_provenance.of_model(spec) == {
         **model_provenance.of_model(spec),

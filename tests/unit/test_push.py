@@ -1,4 +1,4 @@
-"""`report RUN --push`: all of it from the folder that is given, which somebody else may have made, and no code run."""
+"""`report RUN --push`: all of it from the given folder, which another user may have made, and without running code."""
 
 from __future__ import annotations
 

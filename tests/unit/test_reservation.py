@@ -30,7 +30,7 @@ ON_GPUS = Need("workers of the student", 2, {"CPU": 0.0625, "GPU": 1.0}, {"GPU":
         (ON_GPUS, [{"CPU": 8.0, "GPU": 1.0}] * 2, True),
     ],
 )
-def test_only_missing_room_is_told_as_missing(
+def test_only_missing_room_is_noted(
     need: Need, free: list[dict[str, float]], has_room: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reservation, "PATIENCE_S", -1.0)
@@ -51,7 +51,7 @@ def test_only_missing_room_is_told_as_missing(
         waiting.check()
 
 
-def test_how_much_is_told_as_people_ask_for_it() -> None:
+def test_needs_are_described_by_number_and_resources() -> None:
     assert str(TEACHERS) == "teachers (2, 1 CPU each)"
     assert str(WORKERS) == "workers of the student (2, on a node for the role 'student' each)"
     assert str(ON_GPUS) == "workers of the student (2, 1 GPU each)"

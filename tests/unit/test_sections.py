@@ -190,7 +190,7 @@ def blocks(report: Report, title: str) -> list[Block]:
         (0.9401, "94.0%, level with its accuracy."),
     ],
 )
-def test_confidence_beside_accuracy(confidence: float, words: str) -> None:
+def test_confidence_is_described_beside_accuracy(confidence: float, words: str) -> None:
     report = plain()
     report.system("student").calibration.examples = [0, 1000]
     report.system("student").calibration.confidence = [0.0, confidence]
@@ -198,7 +198,7 @@ def test_confidence_beside_accuracy(confidence: float, words: str) -> None:
     assert isinstance(text, Text) and text.text == f"The student's mean confidence is {words}"
 
 
-def test_of_too_few_examples_nothing_is_told_as_if_it_were_known() -> None:
+def test_differences_of_too_few_examples_are_not_shown_as_known() -> None:
     """Their differences have no interval; those of a report of an earlier version are not there at all."""
     pairs = (("ensemble", "baseline", 6.0), ("student", "baseline", 4.0), ("student", "ensemble", -2.0))
     report = plain(differences=[difference(*each, None) for each in pairs])

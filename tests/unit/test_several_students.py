@@ -79,7 +79,7 @@ def test_a_student_may_have_the_name_of_a_key_of_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("changes", "expected"), WRONG)
-def test_wrong_students(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
+def test_wrong_settings_of_several_students_are_refused(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=expected):
         RunConfig.load(str(several_settings(tmp_path, **changes)))
 
@@ -131,7 +131,9 @@ FRONTS = [
 
 
 @pytest.mark.parametrize(("figures", "expected"), FRONTS)
-def test_the_front(figures: list[tuple[float, float, int]], expected: list[bool]) -> None:
+def test_the_front_has_each_student_that_no_other_surpasses(
+    figures: list[tuple[float, float, int]], expected: list[bool]
+) -> None:
     assert several.pareto([made(*each) for each in figures]) == expected
 
 
@@ -167,7 +169,7 @@ def test_each_student_has_the_intervals_of_its_own_report() -> None:
 @pytest.mark.parametrize(
     ("interval", "expected"), [((0.5, 8.0), "66.7%"), ((-1.0, 8.0), "not resolved"), (None, "not resolved")]
 )
-def test_the_share_of_a_student_is_told_as_in_its_own_report(
+def test_the_share_of_a_student_is_shown_as_in_its_own_report(
     interval: tuple[float, float] | None, expected: str
 ) -> None:
     """Also where it has no interval: its bound may be infinite, or the test examples too few."""

@@ -94,7 +94,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_specialists_are_refused_before_a_run_begins(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     ensemble, words = REFUSED[name]
     path = write_config(tmp_path, ensemble=ensemble)
     assert main(["run", str(path)]) == 2

@@ -223,7 +223,7 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 
 def declared(folder: Path, name: str, content: bytes) -> None:
-    """Put a file into the model, as one who knows of the record."""
+    """Put a file into the model, and its checksum into the record, as an attacker may."""
     path = folder / "mlflow" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
@@ -309,7 +309,7 @@ def test_a_strangers_folder_is_refused(name: str, written: Path, tmp_path: Path)
 def test_what_a_run_wrote_is_taken_wherever_it_lies(written: Path, tmp_path: Path) -> None:
     folder = tmp_path / "moved" / "student"
     subprocess.run(["cp", "-r", written, folder.parent.mkdir() or folder], check=True)
-    (folder / "mlflow" / "left.pkl").write_bytes(pickle.dumps(1))  # on nobody's record
+    (folder / "mlflow" / "left.pkl").write_bytes(pickle.dumps(1))  # in no record
     record = model_folder.read(str(folder))
     assert record is not None
     model_folder.fetch(str(folder), record, tmp_path / "copy")

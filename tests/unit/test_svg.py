@@ -90,7 +90,7 @@ def test_bins_of_few_examples_are_left_out_of_reliability() -> None:
     assert charts.bins(student.model_copy(update={"calibration": few})) == [(0.97, 0.94)]
 
 
-def test_curves_of_training() -> None:
+def test_curves_of_training_are_drawn_from_two_epochs_on() -> None:
     assert [figure.title for figure in charts.training(full())] == [
         "Validation accuracy by epoch",
         "Training loss by epoch, nats",

@@ -81,7 +81,7 @@ def test_what_has_no_chart() -> None:
     assert sweep_page.chart(two) is None
 
 
-def test_failed_runs_are_told_and_left_out() -> None:
+def test_failed_runs_are_named_and_left_out() -> None:
     of = sweep(0.1, 1.0, failed=(0.3,))
     assert len(lines(drawn(of), "student")) == 2
     text = sweep_page.page(of, {})
@@ -144,7 +144,7 @@ def test_a_share_of_a_gain_that_may_be_chance_is_not_given() -> None:
     assert not swept("x", {"t": 1}, [several[1], several[1]]).may_be_chance
 
 
-def test_columns_are_told_apart_and_hours_have_one_unit() -> None:
+def test_columns_have_different_names_and_hours_one_unit() -> None:
     keys = ["ensemble.size", "ensemble.training.epochs", "student.training.epochs", "student.seed"]
     runs = [
         SweptRun(run=f"a-{k}", values=dict.fromkeys(keys, k), member_core_hours=12.0, member_gpu_hours=hours)

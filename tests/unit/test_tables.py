@@ -148,7 +148,7 @@ def test_nan_is_named_by_column(tmp_path: Path) -> None:
         load(tmp_path, changed("test", pa.table(columns)))
 
 
-def test_kinds_of_numbers(tmp_path: Path) -> None:
+def test_columns_of_every_kind_of_number_become_features(tmp_path: Path) -> None:
     def table(n: int, seed: int) -> pa.Table:
         x, y = blobs(n, seed)
         return pa.table(
@@ -224,7 +224,7 @@ def test_the_label_column_of_texts_is_pointed_out(tmp_path: Path, kind: str) -> 
     assert load(tmp_path, given, kind=kind, label_column="label").classes == 3
 
 
-def test_row_numbers_are_said(tmp_path: Path) -> None:
+def test_a_column_of_row_numbers_is_noted(tmp_path: Path) -> None:
     numbered = {name: table.reset_index(names="row") for name, table in frames().items()}
     (note, *_) = load(tmp_path, numbered).notes
     assert note.startswith("data.train: row has another whole number in each row, as an index does")

@@ -206,7 +206,7 @@ def test_in_bfloat16_a_teachers_answers_keep_their_digits() -> None:
     assert ties(one) < 1e-4 and not one._whole
 
 
-def test_a_member_whose_last_product_cannot_be_told_apart_is_computed_in_float32() -> None:
+def test_a_member_without_a_known_last_product_is_computed_in_float32() -> None:
     class Script(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -89,7 +89,7 @@ def test_all_classes_leave_no_tail() -> None:
     assert compress(probabilities().float(), 20).tail.tolist() == [0.0] * 9
 
 
-def test_no_rows() -> None:
+def test_no_rows_compress_to_no_rows() -> None:
     assert len(compress(torch.empty(0, 5), 2)) == 0
 
 

@@ -77,7 +77,7 @@ def test_it_changes_no_bit_of_the_training(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_workers_add_up(world: int) -> None:
+def test_training_accuracy_adds_up_over_workers(world: int) -> None:
     split, goal = given(0.5), objective.build(HARD_LABELS)
     torch.manual_seed(0)
     model = nn.Linear(8, 3)

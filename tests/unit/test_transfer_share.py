@@ -69,7 +69,7 @@ def test_a_smaller_share_is_a_part_of_a_larger_one(tmp_path: Path) -> None:
     assert all(small < large for small, large in itertools.pairwise(found))
 
 
-def test_the_seed_draws(tmp_path: Path) -> None:
+def test_the_seed_decides_which_share_is_drawn(tmp_path: Path) -> None:
     one, same, other = (load(tmp_path, seed=seed, transfer_share=0.1) for seed in (0, 0, 1))
     assert rows(one) == rows(same) != rows(other) and one.share == same.share != other.share
 
@@ -129,7 +129,7 @@ def test_a_class_that_is_lost_is_noted(tmp_path: Path) -> None:
     assert not [note for note in left_out.notes if "transfer_share" in note]
 
 
-def test_nothing_is_left(tmp_path: Path) -> None:
+def test_a_share_of_no_example_is_refused_and_of_none_unlabelled_noted(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"data.transfer_share: 0.0001 of 600 labelled .* is 0, and the baseline"):
         load(tmp_path, transfer_share=0.0001)
     found = load(tmp_path, transfer_share=0.005, unlabeled=str(tmp_path / "more.npz"))

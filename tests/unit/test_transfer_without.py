@@ -63,7 +63,7 @@ def test_wrong_classes_are_named(without: tuple[Any, ...], tmp_path: Path) -> No
         load(tmp_path, transfer_without=list(without))
 
 
-def test_classes_by_name(tmp_path: Path) -> None:
+def test_classes_to_leave_out_may_be_given_by_name(tmp_path: Path) -> None:
     rows = [f"{k},{('cat', 'dog', 'emu')[k % 3]}" for k in range(60)]
     for name in ("train", "test"):
         (tmp_path / f"{name}.csv").write_text("\n".join(["a,label", *(rows if name == "train" else rows[:9])]) + "\n")

@@ -468,7 +468,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_it_is_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_that_fails_its_trial_is_refused_and_leaves_no_file(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     student, kwargs, changes, words = REFUSED[case]
     path = write(tmp_path, student, kwargs, **changes)
     before = sorted(tmp_path.rglob("*"))
@@ -828,7 +830,9 @@ def test_a_validation_row_without_an_answer_is_named(tmp_path: Path) -> None:
         next(loop.epochs(loop.begin(module, spec, 100), task, spec, 0))
 
 
-def test_a_compiler_that_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_refused_by_the_key_that_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/bin/false",))
     with pytest.raises(RequestError, match=r"training.compile: this machine cannot compile .*C\+\+ compiler"):

@@ -44,13 +44,13 @@ def test_the_cause_is_not_what_only_shows_it(errors: dict[int, Exception], expec
     assert str(found) == expected if isinstance(expected, str) else found is expected
 
 
-def test_what_died_is_told_by_what_ray_says_last() -> None:
+def test_a_lost_worker_is_described_by_rays_last_message() -> None:
     assert str(told(DIED)) == "ActorDiedError: The actor died unexpectedly before finishing this task."
     assert place(BAD) == " (rank 1 of 2, epoch 3)" and place(Fault("", "", of="rank 0 of 2")) == " (rank 0 of 2)"
     assert place(told(DIED)) == "" and told(DIED).at == START
 
 
-def test_the_same_epoch_twice_is_given_up_and_the_first_time_told() -> None:
+def test_the_same_epoch_twice_ends_the_training_and_the_first_time_is_noted() -> None:
     queue = Queue()
     restarts = Restarts("student", queue)
     restarts.after_exception(None, {0: PEER, 1: BAD})

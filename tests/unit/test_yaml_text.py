@@ -39,7 +39,7 @@ from workers.errors import RequestError
         ("{a: {<<: {b: 1, c: 2}, b: 3}}", {"a": {"b": 3, "c": 2}}),
     ],
 )
-def test_plain_values(text: str, value: Any) -> None:
+def test_plain_values_have_the_types_of_yaml_1_2(text: str, value: Any) -> None:
     found = yaml_text.parse(text)
     assert (type(found), found) == (type(value), value)
 
@@ -105,14 +105,16 @@ def test_numbers_in_files_and_overrides_reach_the_models(tmp_path: Path) -> None
         ("student.model.kwargs.a=[{1: 2}]", r"model\.kwargs: found the key 1 in it; expected texts as keys, in quotes"),
     ],
 )
-def test_what_yaml_makes_of_a_text_is_told(tmp_path: Path, override: str, message: str) -> None:
+def test_a_text_that_yaml_reads_as_another_type_is_refused_with_the_fix(
+    tmp_path: Path, override: str, message: str
+) -> None:
     path = write_config(tmp_path, tracking={})
     with pytest.raises(RequestError, match=message) as found:
         RunConfig.load(str(path), [override])
     assert "tracking" not in str(found.value)  # which takes its experiment's name from `name`
 
 
-def test_a_key_that_is_no_text_is_told(tmp_path: Path) -> None:
+def test_a_key_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = write_config(tmp_path)
     path.write_text(path.read_text() + "1: 2\n")
     with pytest.raises(RequestError, match="1: found 1; expected a string as the key in quotes"):
