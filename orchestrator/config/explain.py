@@ -110,8 +110,8 @@ def _walk(
         elif named:
             keys.append(part)
             named = False
-        elif part.startswith("("):  # the tag of a union
-            current = tagged.get(part, current)
+        elif part in tagged:
+            current = tagged[part]
         elif current is not None and part in _fields(current):
             keys.append(part)
             annotation = _fields(current)[part].annotation
