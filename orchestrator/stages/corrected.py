@@ -9,7 +9,7 @@ from orchestrator.cluster.resources import Placement
 from orchestrator.config.schema import CORRECTED
 from orchestrator.run_folder import paths
 from orchestrator.stages.context import Context
-from orchestrator.stages.predictions import computed, predict, record_of, results_of
+from orchestrator.stages.predictions import computed, predict, record_of, result_of
 from workers.artifacts import store
 from workers.artifacts.kinds import PREDICTIONS
 from workers.data import labels
@@ -42,7 +42,7 @@ def corrected(run: Context, student: Subject, records: dict[str, str], place: Pl
     if not reused:
         train = predict(run, [student], "train", place).records
         job = jobs.Correction(ids, train["student"], records["student"], (record, key))
-        results_of(run, "correcting", jobs.correct, {CORRECTED: (job, run.data)}, place)
+        result_of(run, "correcting", jobs.correct, job, place, name=CORRECTED)
         run.artifacts.register(key, paths.predictions(CORRECTED, "test"))
     records[CORRECTED] = record
     kept = store.read(record, PREDICTIONS)

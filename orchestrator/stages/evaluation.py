@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,8 @@ from orchestrator.reporting.report import CurvePoint, Role, System
 from orchestrator.reporting.statistics import Estimates
 from orchestrator.stages.combination import rule_of
 from orchestrator.stages.context import Context
-from orchestrator.stages.corrected import bias_note, corrected
-from orchestrator.stages.predictions import Predicted, predict, results_of
+from orchestrator.stages.corrected import Bias, bias_note, corrected
+from orchestrator.stages.predictions import Predicted, predict, result_of, results_of
 from orchestrator.stages.systems import Measured, row_of, special_names
 from workers import ensemble as ensembles
 from workers.data.dataset import Split
@@ -75,7 +76,7 @@ class MeasuredEnsemble:
 
 def measure_ensemble(run: Context, members: Sequence[Member]) -> MeasuredEnsemble:
     """Compute the configured member weights, and measure the members and their mean on the test split."""
-    asked = [(member, _of_members(run)) for member in members]
+    asked = _subjects(run, members)
     predicted = predict(run, asked, "test", run.plan.teachers)
     valid = predict(run, asked, "validation", run.plan.teachers)
     spec = run.config.ensemble
@@ -134,10 +135,8 @@ def _order(run: Context, held_out: Measuring) -> list[int]:
     """The order of members by their worth; empty for a single one, or where predictions are too large to be kept."""
     if len(held_out.kept) < len(held_out.systems) or len(held_out.systems) == 1:
         return []
-    doing = "ordering members"
-    return next(
-        iter(results_of(run, doing, jobs.order_members, {"all": (held_out, run.data)}, run.plan.teachers).values())
-    )
+    found: list[int] = result_of(run, "ordering members", jobs.order_members, held_out, run.plan.teachers)
+    return found
 
 
 def _best(sums: Mapping[str, Sums]) -> str:
@@ -147,27 +146,23 @@ def _best(sums: Mapping[str, Sums]) -> str:
 
 def measure_held_out(run: Context, members: Sequence[Member]) -> jobs.Totals:
     """The sums of members of equal weights on the validation split: of each, and of the first 1, 2, ... together."""
-    asked = [(member, _of_members(run)) for member in members]
-    job = Measuring(
-        asked,
-        predict(run, asked, "validation", run.plan.teachers).records,
-        run.plan.teachers.threads,
-        [1.0] * len(members),
-        run.config.ensemble.combine,
-        "validation",
-        range(len(members)),
-    )
+    weights, order = [1.0] * len(members), range(len(members))
+    job = replace(_held_out(run, members), weights=weights, combine=run.config.ensemble.combine, order=order)
     return _measure(run, job, run.plan.teachers)
 
 
 def confusable_groups(run: Context, members: Sequence[Member], number: int, seed: int) -> Groups:
     """So many groups of classes that the mean of these members confuses on the validation split."""
-    asked = [(member, _of_members(run)) for member in members]
-    kept = predict(run, asked, "validation", run.plan.teachers).records
-    job = jobs.Grouping(Measuring(asked, kept, run.plan.teachers.threads, split="validation"), number, seed)
-    arguments = {"all": (job, run.data)}
-    found: Groups = results_of(run, "grouping classes", jobs.find_groups, arguments, run.plan.teachers)["all"]
+    job = jobs.Grouping(_held_out(run, members), number, seed)
+    found: Groups = result_of(run, "grouping classes", jobs.find_groups, job, run.plan.teachers)
     return found
+
+
+def _held_out(run: Context, members: Sequence[Member]) -> Measuring:
+    """These members on the validation split, with the records of their predictions."""
+    asked, place = _subjects(run, members), run.plan.teachers
+    kept = predict(run, asked, "validation", place).records
+    return Measuring(asked, kept, place.threads, split="validation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,31 +186,17 @@ def compare_systems(
     run: Context, members: Sequence[Member], ensemble: MeasuredEnsemble, baseline: Member, student: Member
 ) -> Compared:
     """Each system's test metrics, size and latency, and the intervals of metrics and differences."""
-    place, further = run.plan.student.alone, run.config.evaluation.systems
-    asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
-    asked += [(Member(name, each.model, each.weights), _inference(run, each, place)) for name, each in further.items()]
+    place = run.plan.student.alone
+    asked = _others(run, baseline, student)
     predicted = predict(run, asked, "test", place)
-    records = predicted.records
-    bias = corrected(run, asked[1], records, place)
+    bias = corrected(run, asked[1], predicted.records, place)
     others = asked if bias is None else [*asked, (replace(student, name=CORRECTED), asked[1][1])]
-    job = Measuring(others, records, place.threads)
+    job = Measuring(others, predicted.records, place.threads)
     measured = {**ensemble.measured, **_with_metrics(run, job, _measure(run, job, place).sums, place)}
-    of_members = [(member, _of_members(run)) for member in members]
-    timed = Measurement(
-        of_members, asked, run.config.ensemble.combine, run.config.evaluation.latency_repeats, place.device
-    )
-    (sizes,) = results_of(  # alone, since it measures time
-        run, "measuring latency", jobs.describe, {"of all": (timed, run.data)}, place
-    ).values()
-    roles: dict[str, Role] = {m.name: "member" for m in members}
-    roles |= {ENSEMBLE: "ensemble", "baseline": "baseline", "student": "student"}
-    if bias is not None:
-        roles[CORRECTED], sizes[CORRECTED] = "further", sizes["student"]
-    roles |= dict.fromkeys(further, "further")
-    pairs = [(ENSEMBLE, ensemble.best), (ENSEMBLE, "baseline"), ("student", "baseline"), ("student", ENSEMBLE)]
-    estimates = statistics.estimate(
-        {name: measured[name].sums.of_blocks for name in roles}, pairs if len(members) > 1 else pairs[1:]
-    )
+    sizes, roles = _sizes(run, members, asked, place), _roles(run, members, bias)
+    pairs = [(ENSEMBLE, ensemble.best)] if len(members) > 1 else []
+    pairs += [(ENSEMBLE, "baseline"), ("student", "baseline"), ("student", ENSEMBLE)]
+    estimates = statistics.estimate({name: measured[name].sums.of_blocks for name in roles}, pairs)
     special = {member.name: special_names(run, special_of(member.model)) for member in members}
     systems = [
         row_of(
@@ -237,18 +218,42 @@ def compare_systems(
     )
 
 
+def _others(run: Context, baseline: Member, student: Member) -> list[Subject]:
+    """Baseline and student, and the systems of `evaluation.systems`."""
+    further, place = run.config.evaluation.systems, run.plan.student.alone
+    asked = [(baseline, _of_student(run, "baseline")), (student, _of_student(run, "student"))]
+    return asked + [
+        (Member(name, each.model, each.weights), _inference(run, each, place)) for name, each in further.items()
+    ]
+
+
+def _sizes(
+    run: Context, members: Sequence[Member], others: Sequence[Subject], place: Placement
+) -> dict[str, jobs.Described]:
+    """The size and the latency of each system, by name. All are measured in one task, alone, since it measures time."""
+    repeats, combine = run.config.evaluation.latency_repeats, run.config.ensemble.combine
+    job = Measurement(_subjects(run, members), others, combine, repeats, place.device)
+    found = result_of(run, "measuring latency", jobs.describe, job, place, name="of all")
+    return {**found, CORRECTED: found["student"]}  # a bias for some classes costs nothing
+
+
+def _roles(run: Context, members: Sequence[Member], bias: Bias | None) -> dict[str, Role]:
+    """The role of each system by its name, in the order of the report."""
+    further = [] if bias is None else [CORRECTED]
+    roles: dict[str, Role] = {m.name: "member" for m in members}
+    roles |= {ENSEMBLE: "ensemble", "baseline": "baseline", "student": "student"}
+    roles |= dict.fromkeys([*further, *run.config.evaluation.systems], "further")
+    return roles
+
+
 def _agreement(run: Context, ensemble: Measuring, others: Measuring, place: Placement) -> Agreement | None:
     """Compare the ensemble's and the student's answers, from kept predictions alone."""
     student = replace(others, systems=[each for each in others.systems if each[0].name == "student"])
     if any(member.name not in job.kept for job in (ensemble, student) for member, _ in job.systems):
         return None
-    asked = Comparing(ensemble, student, run.config.report.examples)
-    arguments = {
-        f"test examples {each.start:,} to {each.stop:,}": (asked, each, run.data)
-        for each in _ranges(run, ensemble.split, len(ensemble.systems) + 1)
-    }
-    first, *more = results_of(run, "comparing answers", jobs.agreement, arguments, place).values()
-    found: Agreement = sum(more, start=first)
+    asked, systems = Comparing(ensemble, student, run.config.report.examples), len(ensemble.systems) + 1
+    split = ensemble.split
+    found: Agreement = _summed(run, "comparing answers", jobs.agreement, asked, place, split=split, systems=systems)
     return found
 
 
@@ -263,6 +268,11 @@ def _of_members(run: Context) -> Inference:
     return _inference(run, run.config.ensemble, run.plan.teachers)
 
 
+def _subjects(run: Context, members: Sequence[Member]) -> list[Subject]:
+    """The members, and how they compute predictions."""
+    return [(member, _of_members(run)) for member in members]
+
+
 def _of_student(run: Context, role: Role) -> Inference:
     """How student and baseline compute predictions: as in their training."""
     spec = run.config.student
@@ -272,14 +282,23 @@ def _of_student(run: Context, role: Role) -> Inference:
 
 
 def _measure(run: Context, job: Measuring, placement: Placement) -> jobs.Totals:
-    """The metrics of systems on a split, each range of examples in a task of its own."""
-    arguments = {
-        f"{job.split} examples {each.start:,} to {each.stop:,}": (job, each, run.data)
-        for each in _ranges(run, job.split, len(job.systems))
-    }
-    first, *others = results_of(run, "measuring", jobs.measure, arguments, placement).values()
-    found: jobs.Totals = sum(others, start=first)
+    """The metrics of systems on a split."""
+    systems = len(job.systems)
+    found: jobs.Totals = _summed(run, "measuring", jobs.measure, job, placement, split=job.split, systems=systems)
     return found
+
+
+def _summed(run: Context, doing: str, job: Any, asked: Any, placement: Placement, *, split: str, systems: int) -> Any:
+    """The sum of a job's results for ranges of a split's examples, each range in a task of its own.
+
+    asked: the first argument of the job. systems: number of systems whose predictions a task holds.
+    """
+    arguments = {
+        f"{split} examples {each.start:,} to {each.stop:,}": (asked, each, run.data)
+        for each in _ranges(run, split, systems)
+    }
+    first, *others = results_of(run, doing, job, arguments, placement).values()
+    return sum(others, start=first)
 
 
 def _ranges(run: Context, split: str, systems: int) -> list[slice]:

@@ -110,3 +110,8 @@ def results_of(
     with run_tasks(run, doing, list(tasks.values())) as ended:
         found = {task.name: result for task, result in ended}
     return {name: found[own] for name, own in zip(of, tasks, strict=True)}
+
+
+def result_of(run: Context, doing: str, job: Any, asked: Any, placement: Placement, *, name: str = "all") -> Any:
+    """The result of a job that one task does on the whole data set. asked: the first argument of the job."""
+    return results_of(run, doing, job, {name: (asked, run.data)}, placement)[name]
