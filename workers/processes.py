@@ -1,12 +1,14 @@
-"""Locations of worker processes, and termination of those that no longer respond to Ray."""
+"""Ray tasks that announce their process, locations of worker processes, and termination of unresponsive ones."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from workers import faults
 from workers.user_code.factories import JOB_FOLDER
 
 TRIES, PATIENCE_S = 10, 30.0
@@ -49,6 +52,23 @@ def announce(name: str, events: Any) -> None:
                 time.sleep(1.0)
 
     threading.Thread(target=tell, name="announce", daemon=True).start()
+
+
+def task(function: Callable[..., Any]) -> Any:
+    """`function` as a Ray task with two more arguments: its name, and a queue in which it announces itself first.
+
+    It raises exceptions as a `Fault`.
+    """
+
+    def announced(*arguments: Any) -> Any:
+        *own, name, events = arguments
+        with faults.caught():
+            announce(name, events)
+            return function(*own)
+
+    named: Any = functools.update_wrapper(announced, function)
+    del named.__wrapped__  # Ray would take the number of arguments from it
+    return ray.remote(named)
 
 
 def settle() -> None:

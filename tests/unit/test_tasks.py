@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from workers.errors import RunError
 from workers.evaluation import latency, metrics, mixture, tasks
 from workers.evaluation.metrics import Inference
 from workers.evaluation.tasks import Subject
+from workers.faults import Fault
 from workers.inference import teacher
 from workers.inference.teacher import Member
 from workers.models import checkpoints, torch_module
@@ -58,6 +60,16 @@ def members(folder: Path, count: int, hidden: int = 24) -> list[Subject]:
         checkpoints.save(torch_module.build(spec, seed=k).state_dict(), weights)
         found.append((Member(f"member-{k}", spec, weights), Inference()))
     return found
+
+
+def test_a_task_takes_its_name_and_a_queue_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    announced: list[tuple[str, Any]] = []
+    monkeypatch.setattr(processes, "announce", lambda name, events: announced.append((name, events)))
+    task = processes.task(lambda a, b: a // b)
+    inspect.signature(task._function).bind(6, 3, "halving", "queue")  # Ray checks calls so
+    assert task._function(6, 3, "halving", "queue") == 2 and announced == [("halving", "queue")]
+    with pytest.raises(Fault, match="ZeroDivisionError"):
+        task._function(6, 0, "halving", "queue")
 
 
 def test_one_network_is_held_at_a_time_and_each_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

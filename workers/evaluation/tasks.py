@@ -3,7 +3,7 @@
 Predictions are large, and metrics are sums. So predictions stay with the task that computes them, or in the storage,
 and only sums come to the driver.
 
-Each task first announces itself in `events`, a `ray.util.queue.Queue`. It re-raises exceptions as a `Fault`.
+Each is a `processes.task`, so its last arguments are its name and a queue in which it announces itself.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers import ensemble, faults, processes, storage
+from workers import ensemble, processes, storage
 from workers.artifacts import store
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import PREDICTIONS
@@ -65,15 +64,13 @@ class Prediction:
     kept: tuple[str, Key]
 
 
-@ray.remote
-@faults.raises_faults
-def predict(job: Prediction, data: Dataset, name: str, events: Any) -> None:
+@processes.task
+def predict(job: Prediction, data: Dataset) -> None:
     """Write the log-probabilities of one system on a split at T = 1: [P, K] float32, or with `of_labels` [P].
 
     They are written as safetensors beside their record, then the record, so that a record implies its file. Raises:
     `RunError` where a prediction is NaN.
     """
-    processes.announce(name, events)
     torch.set_num_threads(job.threads)
     predicted = _predicted(job.asked, data, job.split, of_labels=job.of_labels)
     _keep(predicted, *job.kept)
@@ -157,11 +154,9 @@ class Totals:
         return Totals({name: sums + other.sums[name] for name, sums in self.sums.items()}, curve, worth)
 
 
-@ray.remote
-@faults.raises_faults
-def measure(job: Measuring, examples: slice, data: Dataset, name: str, events: Any) -> Totals:
+@processes.task
+def measure(job: Measuring, examples: slice, data: Dataset) -> Totals:
     """The metrics of systems on some examples of a split."""
-    processes.announce(name, events)
     torch.set_num_threads(job.threads)
     split: Split = getattr(data, job.split)
     ids = np.arange(len(split))[examples]
@@ -191,21 +186,17 @@ class Correction:
     corrected: tuple[str, Key]
 
 
-@ray.remote
-@faults.raises_faults
-def correct(job: Correction, data: Dataset, name: str, events: Any) -> None:
+@processes.task
+def correct(job: Correction, data: Dataset) -> None:
     """Find a bias on the training split, and keep the predictions of the test split with it."""
-    processes.announce(name, events)
     classes = np.array(job.classes, np.int64)
     found = bias.fitted(read_kept(job.train), data.train.y, classes)
     _keep(bias.corrected(read_kept(job.test), classes, found), *job.corrected, bias=found)
 
 
-@ray.remote
-@faults.raises_faults
-def order_members(job: Measuring, data: Dataset, name: str, events: Any) -> list[int]:
+@processes.task
+def order_members(job: Measuring, data: Dataset) -> list[int]:
     """The order of the members by `worth.greedy` on the split of the job."""
-    processes.announce(name, events)
     torch.set_num_threads(job.threads)
     split: Split = getattr(data, job.split)
     return greedy(_of_systems(job, slice(None), data), split.labels_of(np.arange(len(split))), job.combine, job.weights)
@@ -220,11 +211,9 @@ class Grouping:
     seed: int
 
 
-@ray.remote
-@faults.raises_faults
-def find_groups(job: Grouping, data: Dataset, name: str, events: Any) -> Groups:
+@processes.task
+def find_groups(job: Grouping, data: Dataset) -> Groups:
     """`confusable.groups` of the members' predictions."""
-    processes.announce(name, events)
     torch.set_num_threads(job.measured.threads)
     covariance = confusable.covariance(_of_systems(job.measured, slice(None), data))
     return confusable.groups(covariance, job.number, job.seed)
@@ -239,11 +228,9 @@ class Comparing:
     most: int
 
 
-@ray.remote
-@faults.raises_faults
-def agreement(job: Comparing, examples: slice, data: Dataset, name: str, events: Any) -> Agreement:
+@processes.task
+def agreement(job: Comparing, examples: slice, data: Dataset) -> Agreement:
     """How the ensemble and the student answer some examples of a split."""
-    processes.announce(name, events)
     ensemble = job.ensemble
     torch.set_num_threads(ensemble.threads)
     split: Split = getattr(data, ensemble.split)
@@ -288,11 +275,9 @@ class CustomMetrics:
     ranges: Sequence[slice]
 
 
-@ray.remote
-@faults.raises_faults
-def custom_metrics(job: CustomMetrics, data: Dataset, name: str, events: Any) -> dict[str, Metric]:
+@processes.task
+def custom_metrics(job: CustomMetrics, data: Dataset) -> dict[str, Metric]:
     """The user's own metrics. Each gets probabilities [P, K] float32."""
-    processes.announce(name, events)
     torch.set_num_threads(job.measured.threads)
     weights, combine, found = job.measured.weights, job.measured.combine, []
     for examples in job.ranges:
@@ -328,16 +313,14 @@ class Described:
     per_second: float
 
 
-@ray.remote
-@faults.raises_faults
-def describe(job: Measurement, data: Dataset, name: str, events: Any) -> dict[str, Described]:
+@processes.task
+def describe(job: Measurement, data: Dataset) -> dict[str, Described]:
     """Size and speed of each system by its name, and of the ensemble.
 
     One process with one thread holds one network at a time, so that the figures are comparable and memory does not
     grow with the ensemble. The ensemble runs its members in turn and then averages their predictions. So its n-th
     latency is the sum of the members' n-th latencies, each measured after the caches were evicted, and of the average.
     """
-    processes.announce(name, events)
     torch.set_num_threads(1)
     members, repeats = job.members, job.repeats
     place, x = device(job.on), data.served
