@@ -25,7 +25,7 @@ from workers.evaluation.prospects import Forecast, Single, forecast
 from workers.evaluation.tasks import ENSEMBLE, Totals
 from workers.models import predictor
 from workers.seeds import seeded
-from workers.specs.models import AnyModel
+from workers.specs.models import AnyModel, Network
 from workers.specs.training import TrainingSpec
 
 TRAINED = 3
@@ -121,8 +121,8 @@ def _groups(config: RunConfig, asked: Asked, trained: int) -> tuple[MemberGroup,
 
 
 def _check_larger(model: AnyModel, larger: AnyModel) -> None:
-    if model.learner != "network" or larger.learner != "network":
-        other = model if model.learner != "network" else larger
+    if not isinstance(model, Network) or not isinstance(larger, Network):
+        other = larger if isinstance(model, Network) else model
         raise RequestError(
             f"--larger: the size of {other.label} is not known. Expected a network as member and larger model; leave "
             "--larger out."
@@ -137,7 +137,7 @@ def _check_larger(model: AnyModel, larger: AnyModel) -> None:
 
 def _ratio(models: Sequence[AnyModel]) -> float:
     """The weights of the last of these networks, over those of the first; 1 where they are no networks."""
-    if any(model.learner != "network" for model in models):
+    if any(not isinstance(model, Network) for model in models):
         return 1.0
     with seeded(0):
         first, last = (predictor.kind_of(model).made(model) for model in (models[0], models[-1]))

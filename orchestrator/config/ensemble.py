@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from orchestrator.config.initial import PREVIOUS, TEACHER_LAYERS, WORDS
 from workers.specs.base import Count, FactorySpec, NonNegative, Positive, Precision, Spec, Whole
 from workers.specs.members import ExampleWeights, MemberSample, MemberWeights
-from workers.specs.models import AnyModel, MaySpecialise, special_of
+from workers.specs.models import AnyModel, Network, special_of
 from workers.specs.training import AnyTraining, check_recipe
 
 FIRST_MEMBERS = 3
@@ -129,7 +129,7 @@ def _check_source(
         raise ValueError("give `training` (members are trained here) or `checkpoints` (they are loaded)")
     if checkpoints is None:
         return
-    if model.learner != "network":
+    if not isinstance(model, Network):
         raise ValueError(f"`checkpoints` holds weights of networks; a model of kind '{model.kind}' names its `path`")
     if not checkpoints:
         raise ValueError("`checkpoints` is empty; expected a file of weights for each member")
@@ -142,7 +142,7 @@ def _check_taught(model: AnyModel, training: AnyTraining | None, sample: MemberS
     given = [key for key, is_given in (("sample", sample != "all"), ("initial", initial is not None)) if is_given]
     if given and training is None:
         raise ValueError(f"`{given[0]}` is of members that are trained, and these are loaded; leave it out")
-    if initial is not None and model.learner != "network":
+    if initial is not None and not isinstance(model, Network):
         raise ValueError("`initial` is given, and an estimator is fitted once, from nothing; leave it out")
     if initial == TEACHER_LAYERS:
         raise ValueError(
@@ -153,7 +153,7 @@ def _check_taught(model: AnyModel, training: AnyTraining | None, sample: MemberS
 
 def _check_specialists(group: MemberGroup, given: Literal["auto"] | tuple[OwnClasses, ...]) -> None:
     """Raise ValueError where the members of a group cannot be specialists."""
-    if not isinstance(group.model, MaySpecialise):
+    if not isinstance(group.model, Network):
         raise ValueError(
             f"`specialists` are networks, and the model {group.model.label} is of kind '{group.model.kind}'; expected "
             "kind python or transformers"
@@ -307,7 +307,7 @@ class EnsembleSpec(Spec):
         source = self.of_each(first + 1)[number]
         if source.has_specialists:
             raise ValueError(f"{initial}, and member {number} is a specialist; expected a member without `specialists`")
-        if source.complete is not None or source.model.learner != "network":
+        if source.complete is not None or not isinstance(source.model, Network):
             raise ValueError(
                 f"{initial}, and member {number} is {source.model.label} of kind '{source.model.kind}'; expected a "
                 "network that is trained here or has `checkpoints`. Training from a folder of transformers begins by "

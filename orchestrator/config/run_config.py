@@ -22,7 +22,7 @@ from workers import redact, storage
 from workers.errors import RequestError
 from workers.specs.base import SEEDS, Count, Seed, Spec
 from workers.specs.data import DataSpec
-from workers.specs.models import AnyModel, special_of
+from workers.specs.models import AnyModel, Network, special_of
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import AnyTraining
 
@@ -123,7 +123,7 @@ class RunConfig(Spec):
             return self
         if self.students is not None:
             raise ValueError("`generations` has one student in each; expected `student` instead of `students`")
-        if self.student.model.learner != "network":
+        if not isinstance(self.student.model, Network):
             raise ValueError(
                 f"`generations`: a student of kind '{self.student.model.kind}' cannot be the next one's teacher; "
                 "expected a network"

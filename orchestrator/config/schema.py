@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from orchestrator.config import names
 from orchestrator.config.ensemble import MemberGroup, complete_in
 from workers.specs.base import Count, FactorySpec, NoBool, NonNegative, Positive, Precision, Spec, Whole
-from workers.specs.models import AnyModel
+from workers.specs.models import AnyModel, Network
 
 NAME, MODEL_NAME = r"^[a-z0-9][a-z0-9._-]*$", r"^[^/:']*$"
 STORAGE = "runs"
@@ -44,7 +44,7 @@ class FurtherSystem(Spec):
                 if complete is not None
                 else "`model` has no weights; give `checkpoint`, the file of them"
             )
-        if complete is None and self.model.learner != "network":
+        if complete is None and not isinstance(self.model, Network):
             raise ValueError(f"a model of kind '{self.model.kind}' has no `checkpoint`; give the `path` of its file")
         return self
 

@@ -15,6 +15,7 @@ from orchestrator.plan.outlook import Case, Outlook
 from orchestrator.plan.plan import plan
 from orchestrator.plan.whole import Runs, whole
 from workers.errors import RequestError
+from workers.specs.models import Network
 from workers.training import objective
 
 TOP_K = 64
@@ -89,7 +90,7 @@ def _more_teachers(case: Case) -> Case:
 def _more_workers(case: Case) -> Case | None:
     """Twice the student's workers, on as many more nodes."""
     whole = any(objective.build(stage.loss).whole_batch for stage in case.config.training_stages)
-    if case.config.student.model.learner != "network" or whole:
+    if not isinstance(case.config.student.model, Network) or whole:
         return None
     student = case.config.student.model_copy(update={"num_workers": 2 * case.plan.student.most})
     return _with_more(_configured(case, student=student), "student")

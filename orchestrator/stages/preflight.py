@@ -33,7 +33,7 @@ from workers.models import predictor, torch_module
 from workers.seeds import seed_of, seeded
 from workers.signals import BESIDE
 from workers.specs.base import FactorySpec
-from workers.specs.models import AnyModel, ModelSpec, NetworkModel
+from workers.specs.models import AnyModel, ModelSpec, Network
 from workers.specs.training import FitSpec, TrainingSpec
 from workers.targets.layout import batch_sizes
 from workers.training import lessons, objective, optimizer
@@ -128,7 +128,7 @@ def check_code(config: RunConfig, built: set[str]) -> None:
 
 def _build(model: AnyModel) -> None:
     """Build a model as a run does it, where the data cannot tell more."""
-    if isinstance(model, NetworkModel):
+    if isinstance(model, Network):
         torch_module.build(model)
     else:
         predictor.kind_of(model).made(model)

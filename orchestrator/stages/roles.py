@@ -11,7 +11,7 @@ from orchestrator.stages import specialists
 from workers.data.dataset import Dataset, Split
 from workers.errors import RequestError
 from workers.seeds import seed_of
-from workers.specs.models import AnyModel, NetworkModel, OwnModel, SklearnModel
+from workers.specs.models import AnyModel, AnyNetwork, Network, OwnModel, SklearnModel
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import AnyTraining, FitSpec
 from workers.training import lessons, objective
@@ -30,7 +30,7 @@ def needs_beside(config: RunConfig) -> bool:
     return any(objective.build(stage.loss).beside for stage in config.training_stages)
 
 
-def looked_into(config: RunConfig, members: int | None = None) -> NetworkModel | None:
+def looked_into(config: RunConfig, members: int | None = None) -> AnyNetwork | None:
     """The model of the member that terms or initial layers of the student are from; None where none are.
 
     members: their number; None: as configured, or enough where the cluster decides it. Raises: `RequestError` where
@@ -46,7 +46,7 @@ def looked_into(config: RunConfig, members: int | None = None) -> NetworkModel |
             f"{key}: {number}, and the members are numbered from 0 to {size - 1}. Expected the number of one of them."
         )
     model = config.ensemble.of_each(size)[number].model
-    if not isinstance(model, NetworkModel):
+    if not isinstance(model, Network):
         raise RequestError(
             f"{key}: {number}, and this member, of kind '{model.kind}', has no layers to look into. Expected the "
             "number of a member of kind python or transformers."
@@ -96,7 +96,7 @@ def _of_students(config: RunConfig, dataset: Dataset) -> Iterator[Role | FitRole
     yield of_student(
         "baseline",
         training=recipe,
-        examples=dataset.labelled(recipe.epochs if student.model.learner == "network" else dataset.views),
+        examples=dataset.labelled(recipe.epochs if isinstance(student.model, Network) else dataset.views),
         initial=student.initial,
         known=True,
     )
@@ -113,7 +113,7 @@ def _role(
     workers: tuple[int, int] = (1, 1),
     initial: str | None = None,
     known: bool = False,
-    beside: NetworkModel | None = None,
+    beside: AnyNetwork | None = None,
     begins_with: AnyModel | None = None,
     key: str = objective.OBJECTIVE,
 ) -> Role | FitRole:
@@ -121,7 +121,7 @@ def _role(
     if isinstance(training, FitSpec):
         assert isinstance(model, SklearnModel | OwnModel)
         return FitRole(name, model, training, seed, examples, is_soft=lessons.weighed(loss).soft > 0, known=known)
-    assert isinstance(model, NetworkModel)
+    assert isinstance(model, Network)
     return Role(
         name=name,
         model=model,

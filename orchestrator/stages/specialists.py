@@ -19,7 +19,7 @@ from workers.inference.teacher import Member
 from workers.models.special import correction
 from workers.seeds import seed_of
 from workers.specs.members import ClassSample
-from workers.specs.models import AnyModel, NetworkModel, SpecialClasses
+from workers.specs.models import AnyModel, Network, SpecialClasses
 
 SHARE = 0.5
 """Share of a specialist's training examples that are of its own classes."""
@@ -99,7 +99,7 @@ def _given(key: str, group: MemberGroup, dataset: Dataset) -> Sequence[Classes]:
 
 
 def _specialist(group: MemberGroup, classes: Classes, dataset: Dataset) -> MemberGroup:
-    assert isinstance(group.model, NetworkModel)
+    assert isinstance(group.model, Network)
     known = dataset.train.y[dataset.train.y != UNLABELLED]
     own = int(np.clip(np.isin(known, classes).sum(), 1, len(known) - 1))  # a rehearsal may have drawn none
     special = SpecialClasses(classes=classes, correction=correction(SHARE, own / len(known)), of=dataset.classes)

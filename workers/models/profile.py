@@ -18,7 +18,7 @@ from workers.data.examples import Examples
 from workers.models import operations, predictor
 from workers.models.ask import ask
 from workers.seeds import seeded
-from workers.specs.models import AnyModel
+from workers.specs.models import AnyModel, Network
 
 EXAMPLES = 4
 """Examples of the first counted pass; a few, since texts differ in length."""
@@ -42,7 +42,7 @@ class Profile:
 
 def profile(model: AnyModel, x: Examples) -> Profile | None:
     """Profile a network on examples of `x`; None for a model of another library, whose operations cannot be counted."""
-    if model.learner != "network":
+    if not isinstance(model, Network):
         return None
     with seeded(0):
         module = predictor.kind_of(model).made(model).train()

@@ -18,7 +18,7 @@ from workers.models.predictor import Outputs, Predictor
 from workers.models.special import specialised
 from workers.seeds import seeded
 from workers.specs.base import Precision
-from workers.specs.models import NetworkModel
+from workers.specs.models import AnyNetwork
 from workers.user_code import factories
 
 FEW = 16
@@ -81,7 +81,7 @@ def predictor_of(answers: Predictor | nn.Module) -> Predictor:
     return TorchPredictor(answers) if isinstance(answers, nn.Module) else answers
 
 
-def build(spec: NetworkModel, seed: int = 0, initial: str | None = None) -> nn.Module:
+def build(spec: AnyNetwork, seed: int = 0, initial: str | None = None) -> nn.Module:
     """Build the module that `spec` describes. Its random weights depend only on `seed`.
 
     It seeds torch, numpy and `random`. initial: URI of initial weights to load instead.
@@ -96,7 +96,7 @@ def build(spec: NetworkModel, seed: int = 0, initial: str | None = None) -> nn.M
     return module
 
 
-def check_trainable(module: nn.Module, spec: NetworkModel, role: str) -> None:
+def check_trainable(module: nn.Module, spec: AnyNetwork, role: str) -> None:
     """Raise `RequestError` where `module` has no trainable parameter, or has lazy parameters."""
     lazy = [name for name, each in (*module.named_parameters(), *module.named_buffers()) if nn.parameter.is_lazy(each)]
     if lazy:

@@ -13,8 +13,8 @@ Learner = Literal["network", "estimator"]
 """How a model learns: by steps of the training loop, or by one `fit`. What neither does is only loaded."""
 
 
-class TakesColumns(Spec):
-    """A model that may take some of the data's columns."""
+class Model(Spec):
+    """A model of any kind, which may take some of the data's columns."""
 
     inputs: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """The columns that the model takes, by their names. Left out: all. One dense column is its argument, a tensor
@@ -29,6 +29,20 @@ class TakesColumns(Spec):
     """Keys that say where a file lies; only its content determines what the model computes."""
     default_decays: ClassVar[Literal["all", "matrices"]] = "all"
     """What `decays: auto` of a training means for it."""
+    weights_name: ClassVar[str] = ""
+    """The file that its weights are kept in; empty for a kind that is never trained."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions that it needs beside those of Stillhouse and of its factory."""
+
+    @property
+    def learner(self) -> Learner | None:
+        """How it learns; None for a model that is only loaded."""
+        return None
+
+    @property
+    def file(self) -> str | None:
+        """The file that it is loaded from, where the model itself names one."""
+        return None
 
     @property
     def begins_from(self) -> str | None:
@@ -71,53 +85,50 @@ class SpecialClasses(Spec):
         return tuple(k for k in self.classes if isinstance(k, int))
 
 
-class MaySpecialise(TakesColumns):
-    """A model that may answer some classes as one."""
+class Network(Model):
+    """A torch module, which the training loop trains. It may answer some classes as one."""
 
     special: SpecialClasses | None = None
     """For a specialist that is loaded: its own classes. The run sets it for those that it trains
     (`ensemble.members.specialists`). Left out: it tells all classes apart."""
 
+    weights_name: ClassVar[str] = "model.safetensors"
+
+    @property
+    def learner(self) -> Learner:
+        return "network"
+
     def determining(self) -> dict[str, Any]:
         return {key: value for key, value in super().determining().items() if value is not None or key != "special"}
 
 
-class ModelSpec(FactorySpec, MaySpecialise):
-    """`factory(**kwargs)` returns a `torch.nn.Module` from a batch to logits [B, K]."""
-
-    kind: Literal["python"] = "python"
-    """A network of torch, built by a factory in Python."""
-
-    learner: ClassVar[Learner | None] = "network"
-    weights_name: ClassVar[str] = "model.safetensors"
-    """The file that its weights are kept in."""
-    packages: ClassVar[tuple[str, ...]] = ()
-    """Distributions that it needs beside those of Stillhouse and of its factory."""
-    file: ClassVar[None] = None
-    """The file that it is loaded from, where the model itself names one."""
+class Made(FactorySpec):
+    """A model that the user's factory makes."""
 
     @property
     def label(self) -> str:
         """What messages call it."""
         return f"'{self.factory}'"
 
+
+class ModelSpec(Made, Network):
+    """`factory(**kwargs)` returns a `torch.nn.Module` from a batch to logits [B, K]."""
+
+    kind: Literal["python"] = "python"
+    """A network of torch, built by a factory in Python."""
+
     def determining(self) -> dict[str, Any]:
         return {key: value for key, value in super().determining().items() if key != "kind"}  # as in keys before kinds
 
 
-class FileModel(TakesColumns):
+class FileModel(Model):
     """A model that is complete in one file. It is loaded and never trained."""
 
     path: str
     """A path, relative to the configuration file, or any fsspec URI."""
 
-    learner: ClassVar[Learner | None] = None
-    weights_name: ClassVar[str] = ""
-    packages: ClassVar[tuple[str, ...]] = ()
-
     @property
     def file(self) -> str:
-        """The file that it is loaded from."""
         return self.path
 
     @property
@@ -150,7 +161,7 @@ class SklearnFile(FileModel):
     packages: ClassVar[tuple[str, ...]] = ("scikit-learn", "skops")
 
 
-class SklearnModel(FactorySpec, TakesColumns):
+class SklearnModel(Made, Model):
     """`factory(**kwargs)` returns an estimator of scikit-learn, which is fitted here."""
 
     kind: Literal["sklearn"]
@@ -158,15 +169,12 @@ class SklearnModel(FactorySpec, TakesColumns):
     trusted: tuple[str, ...] = ()
     """As of a file. Those of packages that the factory's estimator is made of need not be listed."""
 
-    learner: ClassVar[Learner | None] = "estimator"
     weights_name: ClassVar[str] = "model.skops"
     packages: ClassVar[tuple[str, ...]] = ("scikit-learn", "skops")
-    file: ClassVar[None] = None
 
     @property
-    def label(self) -> str:
-        """What messages call it."""
-        return f"'{self.factory}'"
+    def learner(self) -> Learner:
+        return "estimator"
 
 
 AUTO = {
@@ -177,7 +185,7 @@ AUTO = {
 """The class of transformers for each task."""
 
 
-class TransformersModel(MaySpecialise):
+class TransformersModel(Network):
     """A network of the package transformers, from a folder that `save_pretrained` wrote, or new by a configuration."""
 
     kind: Literal["transformers"]
@@ -199,11 +207,8 @@ class TransformersModel(MaySpecialise):
     classes: Whole = 0
     """Set by the run, not by you: their number."""
 
-    learner: ClassVar[Learner | None] = "network"
-    weights_name: ClassVar[str] = "model.safetensors"
     packages: ClassVar[tuple[str, ...]] = ("transformers", "tokenizers")
     default_decays: ClassVar[Literal["all", "matrices"]] = "matrices"
-    file: ClassVar[None] = None
 
     @model_validator(mode="after")
     def _one_source(self) -> TransformersModel:
@@ -246,7 +251,7 @@ class TransformersModel(MaySpecialise):
         return self.model_copy(update={"classes": classes, "labels": names})
 
 
-class OwnModel(FactorySpec, TakesColumns):
+class OwnModel(Made, Model):
     """A kind of the user's own: a subclass of `workers.models.predictor.Predictor`."""
 
     kind: FactoryName
@@ -257,7 +262,6 @@ class OwnModel(FactorySpec, TakesColumns):
     """Set by the run, not by you: `kind`."""
 
     weights_name: ClassVar[str] = "model.bin"
-    packages: ClassVar[tuple[str, ...]] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -270,13 +274,7 @@ class OwnModel(FactorySpec, TakesColumns):
 
     @property
     def file(self) -> str | None:
-        """The file that it is loaded from."""
         return self.path
-
-    @property
-    def label(self) -> str:
-        """What messages call it."""
-        return f"'{self.kind}'"
 
 
 MODEL_KINDS = ("python", "transformers", "onnx", "sklearn")
@@ -315,13 +313,13 @@ AnyModel = Annotated[
     BeforeValidator(_known_kind),
 ]
 """A model of any kind; `kind` decides, and `python` may be left out."""
-NetworkModel = ModelSpec | TransformersModel
-"""A model that is a torch module, which the training loop trains."""
+AnyNetwork = ModelSpec | TransformersModel
+"""A network of any kind."""
 
 
 def special_of(model: AnyModel) -> SpecialClasses | None:
     """The classes of a specialist; None for a model that tells all classes apart."""
-    return model.special if isinstance(model, MaySpecialise) else None
+    return model.special if isinstance(model, Network) else None
 
 
 COMPANION = re.compile(

@@ -18,7 +18,7 @@ from workers.specs.base import (
     Share,
     Spec,
 )
-from workers.specs.models import AnyModel
+from workers.specs.models import AnyModel, Network
 
 
 class TrainingSpec(Spec):
@@ -124,7 +124,7 @@ def check_recipe(model: AnyModel, training: AnyTraining, key: str) -> None:
             f"`{key}` is given, and the model {model.label} of kind '{model.kind}' is only loaded: no fitter trains "
             "it. Fitters train the kinds python and sklearn (with a `factory`), and your own"
         )
-    if model.learner == "network" and isinstance(training, FitSpec):
+    if isinstance(model, Network) and isinstance(training, FitSpec):
         raise ValueError(f"`{key}` has no `epochs`; a network is trained for so many epochs")
     if model.learner == "estimator" and isinstance(training, TrainingSpec):
         raise ValueError(

@@ -26,7 +26,7 @@ from workers.data.dataset import Dataset
 from workers.inference.saved_weights import check_network
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor, teacher_layers, torch_module
-from workers.specs.models import AnyModel, NetworkModel
+from workers.specs.models import AnyModel, AnyNetwork
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import AnyTraining, TrainingSpec
 from workers.targets.student_store import PassEnded, Store
@@ -66,7 +66,7 @@ class StudentTraining:
 class WorkerJob(StudentTraining):
     """Arguments of a data-parallel training worker."""
 
-    model: NetworkModel
+    model: AnyNetwork
     training: TrainingSpec
     data: ray.ObjectRef[Dataset]
     folder: str

@@ -19,7 +19,7 @@ from workers.inference.saved_weights import check_network
 from workers.inference.teacher import Member
 from workers.models import checkpoints, predictor, torch_module
 from workers.specs.members import MemberSample
-from workers.specs.models import NetworkModel
+from workers.specs.models import Network
 from workers.specs.training import AnyTraining, TrainingSpec
 from workers.training import loop
 from workers.training.loader import HardLabels
@@ -55,7 +55,7 @@ def train_member(job: MemberJob, data: Dataset, events: Any) -> list[Epoch]:
     processes.announce(member.name, events)
     torch.set_num_threads(job.threads)
     state = storage.join(storage.parent(member.weights), checkpoints.STATE)
-    assert isinstance(member.model, NetworkModel) and isinstance(training, TrainingSpec)
+    assert isinstance(member.model, Network) and isinstance(training, TrainingSpec)
     with faults.caught(member.name):
         module = torch_module.build(member.model, job.seed, job.initial).to(device(job.on))
         progress = loop.begin(module, training.for_model(member.model), len(data.train))

@@ -34,7 +34,7 @@ from workers.models.hidden import observe
 from workers.models.outputs import Outputs
 from workers.models.torch_module import TorchPredictor
 from workers.seeds import seed_of, seeded
-from workers.specs.models import AnyModel, ModelSpec, NetworkModel
+from workers.specs.models import AnyModel, AnyNetwork, ModelSpec
 from workers.specs.objective import DistillationSpec
 from workers.specs.training import TrainingSpec
 from workers.targets import kinds
@@ -70,7 +70,7 @@ class Role:
     """A network to train: its examples and settings, and its name in messages."""
 
     name: str
-    model: NetworkModel
+    model: AnyNetwork
     training: TrainingSpec
     seed: int
     examples: Split
@@ -82,7 +82,7 @@ class Role:
     """URI of the initial weights; None: random ones."""
     known: bool = False
     """Whether the trial of another role already checks this network; here it is only trained."""
-    beside: NetworkModel | None = None
+    beside: AnyNetwork | None = None
     """The member whose hidden states terms of `loss` need, and whose layers it may begin with; None: neither."""
     begins_with_layers: bool = False
     """Whether its initial weights are layers of that member."""
@@ -441,7 +441,7 @@ def _why_so_few(role: Role, size: int) -> str:
     )
 
 
-def _check_reloaded(network: Network, model: NetworkModel) -> None:
+def _check_reloaded(network: Network, model: AnyNetwork) -> None:
     """Save the weights, load them into a network of another seed, as all later stages do, and compare outputs."""
     if not finite(network.answers(network.batch)).all():
         raise RequestError(f"{network} returned NaN or infinity{AFTER_A_STEP}.{SMALLER_STEPS}")
