@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -58,6 +59,10 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants", use_attribute_docstrings=True)
 
+    LATER: ClassVar[Mapping[str, Any]] = {}
+    """Settings that came later: keys of artifacts have them unless they are at these values, so that earlier keys
+    remain."""
+
     @model_validator(mode="before")
     @classmethod
     def _without_empty_sections(cls, values: Any) -> Any:
@@ -70,6 +75,11 @@ class Spec(BaseModel):
         }
         sections = {key for key, default in defaults.items() if isinstance(default, BaseModel | dict)}
         return {key: value for key, value in values.items() if value is not None or key not in sections}
+
+    def keyed(self, without: Collection[str] = ()) -> dict[str, Any]:
+        """The settings for a key, as JSON values: all but those named in `without`, and those at values of `LATER`."""
+        found = self.model_dump(mode="json", exclude={*without})
+        return {key: value for key, value in found.items() if key not in self.LATER or value != self.LATER[key]}
 
 
 class FactorySpec(Spec):

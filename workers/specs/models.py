@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter, model_validator
@@ -25,6 +26,7 @@ class Model(Spec):
     max_length: Count | None = None
     """Where longer sequences of tokens are cut. Left out: never; sequences that a model cannot take are refused."""
 
+    LATER: ClassVar[Mapping[str, Any]] = {"inputs": None, "max_length": None}
     PLACES: ClassVar[frozenset[str]] = frozenset({"folder", "depends_on", "path", "tokenizer", "checkpoint"})
     """Keys that say where a file lies; only its content determines what the model computes."""
     default_decays: ClassVar[Literal["all", "matrices"]] = "all"
@@ -64,8 +66,7 @@ class Model(Spec):
 
     def determining(self) -> dict[str, Any]:
         """The keys that determine what the model computes, without the places of files."""
-        unset = {key for key in ("inputs", "max_length") if getattr(self, key) is None}  # as in keys without them
-        return self.model_dump(mode="json", exclude={*self.PLACES, *unset})
+        return self.keyed(without=self.PLACES)
 
 
 class SpecialClasses(Spec):
@@ -92,14 +93,12 @@ class Network(Model):
     """For a specialist that is loaded: its own classes. The run sets it for those that it trains
     (`ensemble.members.specialists`). Left out: it tells all classes apart."""
 
+    LATER: ClassVar[Mapping[str, Any]] = {**Model.LATER, "special": None}
     weights_name: ClassVar[str] = "model.safetensors"
 
     @property
     def learner(self) -> Learner:
         return "network"
-
-    def determining(self) -> dict[str, Any]:
-        return {key: value for key, value in super().determining().items() if value is not None or key != "special"}
 
 
 class Made(FactorySpec):
@@ -117,8 +116,7 @@ class ModelSpec(Made, Network):
     kind: Literal["python"] = "python"
     """A network of torch, built by a factory in Python."""
 
-    def determining(self) -> dict[str, Any]:
-        return {key: value for key, value in super().determining().items() if key != "kind"}  # as in keys before kinds
+    LATER: ClassVar[Mapping[str, Any]] = {**Network.LATER, "kind": "python"}
 
 
 class FileModel(Model):
@@ -207,6 +205,7 @@ class TransformersModel(Network):
     classes: Whole = 0
     """Set by the run, not by you: their number."""
 
+    LATER: ClassVar[Mapping[str, Any]] = {**Network.LATER, "frozen": []}
     packages: ClassVar[tuple[str, ...]] = ("transformers", "tokenizers")
     default_decays: ClassVar[Literal["all", "matrices"]] = "matrices"
 
@@ -232,9 +231,6 @@ class TransformersModel(Network):
     def label(self) -> str:
         """What messages call it."""
         return f"'{self.checkpoint}'" if self.checkpoint is not None else f"'{(self.config or {})['model_type']}'"
-
-    def determining(self) -> dict[str, Any]:
-        return {key: value for key, value in super().determining().items() if value or key != "frozen"}
 
     @property
     def begins_from(self) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -68,6 +69,8 @@ class TrainingSpec(Spec):
     keep: Literal["last", "best"] = "last"
     """Which epoch's weights are kept: the last, or the best in validation accuracy (early stopping)."""
 
+    LATER: ClassVar[Mapping[str, Any]] = {"decays": "all", "layer_decay": None, "kwargs": {}}
+
     @property
     def cuts_batches(self) -> bool:
         """Whether a worker may compute a batch in pieces."""
@@ -79,10 +82,7 @@ class TrainingSpec(Spec):
 
     def determining(self, model: AnyModel) -> dict[str, Any]:
         """The settings that determine the trained network of a model."""
-        found = self.for_model(model).model_dump(mode="json", exclude={"folder", "depends_on"})
-        # keys before these settings did not have them
-        as_before: dict[str, Any] = {"decays": "all", "layer_decay": None, "kwargs": {}}
-        return {key: value for key, value in found.items() if key not in as_before or as_before[key] != value}
+        return self.for_model(model).keyed(without={"folder", "depends_on"})
 
 
 class FitSpec(Spec):
@@ -102,7 +102,7 @@ class FitSpec(Spec):
 
     def determining(self, model: AnyModel) -> dict[str, Any]:
         """The settings that determine the fitted estimator of a model."""
-        return self.model_dump(mode="json")
+        return self.keyed()
 
 
 def _kind_of_training(values: Any) -> str:
