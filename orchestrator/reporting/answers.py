@@ -11,7 +11,7 @@ from orchestrator.reporting import verdict
 from orchestrator.reporting.content import Answer
 from orchestrator.reporting.report import COMPARED, Difference, Report
 from orchestrator.reporting.tables import accuracies, points, short_count, significant
-from orchestrator.reporting.verdict import Accuracies, Unsure
+from orchestrator.reporting.verdict import Accuracies
 
 WORTH = {
     (1, True): "Yes: {points} points",
@@ -35,25 +35,7 @@ OVER_BEST = {
 }
 """What follows a yes, likewise by ensemble - best member: a single network may have taught as well."""
 
-REACHED = {
-    (1, 1, -1): "Yes: {share} of the gain",
-    (1, 1, 0): "Yes: all of the gain",
-    (1, 1, 1): "Yes: all of the gain, and more",
-    (1, 0, -1): "No: none of the gain",
-    (1, -1, -1): "No: it is below the baseline",
-}
-"""By the signs of `verdict.TRANSFER`; every other order has no gain."""
-NO_GAIN = "There was no gain"
 MAY_BE_CHANCE = "Not shown: the gain may be chance"
-OWN_MAY_BE_CHANCE = "Not shown: the student's gain may be chance"
-MAY_BE: dict[Unsure, str] = {
-    ((1, 1, -1), "baseline"): OWN_MAY_BE_CHANCE,
-    ((1, 1, 0), "baseline"): OWN_MAY_BE_CHANCE,
-    ((1, 1, 1), "baseline"): OWN_MAY_BE_CHANCE,
-    ((1, 1, 1), "ensemble"): REACHED[1, 1, 0],
-    ((1, -1, -1), "baseline"): REACHED[1, 0, -1],
-}
-"""What stands in place of `REACHED`, as in `verdict.MAY_BE`."""
 SIDES = {1: "{size:.2f} points above {other}", 0: "Level with {other}", -1: "{size:.2f} points below {other}"}
 """Where one system is, by the sign of the difference."""
 
@@ -96,11 +78,9 @@ def _difference(differences: Sequence[Difference], of: str, over: str) -> Differ
 
 
 def _reached(found: Accuracies) -> str:
-    signs, unsure = verdict.signs(found), found.unsure
-    if signs in REACHED and found.may_be_chance:
+    if found.may_be_chance and verdict.sign(found.ensemble, found.baseline) == 1:
         return MAY_BE_CHANCE
-    words = REACHED.get(signs, NO_GAIN) if unsure is None else MAY_BE[unsure]
-    return words.format(**verdict.gain(found))
+    return verdict.case(found).answer.format(**verdict.gain(found))
 
 
 def _on_ensemble(report: Report, found: Accuracies) -> list[str]:

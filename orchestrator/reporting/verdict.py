@@ -16,8 +16,6 @@ MANY = 10.0
 """From this multiple of the ensemble's gain on, the student's gain is not shown as a percentage."""
 Signs = tuple[int, int, int]
 """Of ensemble - baseline, student - baseline and student - ensemble."""
-Unsure = tuple[Signs, str]
-"""An order of the three, and the system beside which the student's place in it is not resolved."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,44 +52,75 @@ class Accuracies:
         """Whether the ensemble's difference to the baseline is not resolved."""
         return self.is_unsure("ensemble", "baseline")
 
-    @property
-    def unsure(self) -> Unsure | None:
-        """The order with the system beside which the student's place in it is not resolved; None: it is, or the order
-        has no gain."""
-        found = ((signs(self), other) for other in ("baseline", "ensemble") if self.is_unsure("student", other))
-        return next((each for each in found if each in MAY_BE), None)
+
+@dataclass(frozen=True)
+class Case:
+    """The words on the share of the ensemble's gain that reached the student: a sentence, the cell of a table, and a
+    short answer."""
+
+    sentence: str
+    cell: str = "no gain"
+    answer: str = "There was no gain"
 
 
 NO_GAIN = "so there was no gain to transfer"
+UNSURE_ABOVE = "that it is above the baseline is not resolved"
+OWN_MAY_BE_CHANCE = "Not shown: the student's gain may be chance"
 
-TRANSFER = {
-    (1, 1, -1): "{share}{interval} of the ensemble's gain reached the student.",
-    (1, 1, 0): "all of the ensemble's gain reached the student.",
-    (1, 1, 1): "all of the ensemble's gain reached the student, which beats the ensemble: it gained {beyond}.",
-    (1, 0, -1): "none of the ensemble's gain reached the student, which is level with the baseline.",
-    (1, -1, -1): "none of the ensemble's gain reached the student, which is below the baseline.",
-    (0, 1, 1): f"the ensemble is level with the baseline, {NO_GAIN}; the student is above both.",
-    (0, 0, 0): f"all three are level, {NO_GAIN}.",
-    (0, -1, -1): f"the ensemble is level with the baseline, {NO_GAIN}; the student is below both.",
-    (-1, 1, 1): f"the ensemble is below the baseline, {NO_GAIN}; the student is above both.",
-    (-1, 0, 1): f"the ensemble is below the baseline, {NO_GAIN}; the student is level with the baseline.",
-    (-1, -1, 1): f"the ensemble is below the baseline, {NO_GAIN}; the student is between the two.",
-    (-1, -1, 0): f"the ensemble is below the baseline, {NO_GAIN}; the student is level with the ensemble.",
-    (-1, -1, -1): f"the ensemble is below the baseline, {NO_GAIN}; the student is below both.",
+CASES = {
+    ((1, 1, -1), ""): Case(
+        "{share}{interval} of the ensemble's gain reached the student.", "{share}", "Yes: {share} of the gain"
+    ),
+    ((1, 1, -1), "baseline"): Case(
+        f"{{share}}{{interval}} of the ensemble's gain reached the student; {UNSURE_ABOVE}.",
+        "{share} (not resolved)",
+        OWN_MAY_BE_CHANCE,
+    ),
+    ((1, 1, 0), ""): Case("all of the ensemble's gain reached the student.", "all", "Yes: all of the gain"),
+    ((1, 1, 0), "baseline"): Case(
+        f"all of the ensemble's gain reached the student; {UNSURE_ABOVE}.", "all (not resolved)", OWN_MAY_BE_CHANCE
+    ),
+    ((1, 1, 1), ""): Case(
+        "all of the ensemble's gain reached the student, which beats the ensemble: it gained {beyond}.",
+        "{percent} (above the ensemble)",
+        "Yes: all of the gain, and more",
+    ),
+    ((1, 1, 1), "baseline"): Case(
+        f"all of the ensemble's gain reached the student; {UNSURE_ABOVE}.",
+        "{percent} (not resolved)",
+        OWN_MAY_BE_CHANCE,
+    ),
+    ((1, 1, 1), "ensemble"): Case(
+        "all of the ensemble's gain reached the student; that it is above the ensemble is not resolved.",
+        "{percent}",
+        "Yes: all of the gain",
+    ),
+    ((1, 0, -1), ""): Case(
+        "none of the ensemble's gain reached the student, which is level with the baseline.",
+        "none",
+        "No: none of the gain",
+    ),
+    ((1, -1, -1), ""): Case(
+        "none of the ensemble's gain reached the student, which is below the baseline.",
+        "none (below the baseline)",
+        "No: it is below the baseline",
+    ),
+    ((1, -1, -1), "baseline"): Case(
+        "none of the ensemble's gain reached the student; that it is below the baseline is not resolved.",
+        "none",
+        "No: none of the gain",
+    ),
+    ((0, 1, 1), ""): Case(f"the ensemble is level with the baseline, {NO_GAIN}; the student is above both."),
+    ((0, 0, 0), ""): Case(f"all three are level, {NO_GAIN}."),
+    ((0, -1, -1), ""): Case(f"the ensemble is level with the baseline, {NO_GAIN}; the student is below both."),
+    ((-1, 1, 1), ""): Case(f"the ensemble is below the baseline, {NO_GAIN}; the student is above both."),
+    ((-1, 0, 1), ""): Case(f"the ensemble is below the baseline, {NO_GAIN}; the student is level with the baseline."),
+    ((-1, -1, 1), ""): Case(f"the ensemble is below the baseline, {NO_GAIN}; the student is between the two."),
+    ((-1, -1, 0), ""): Case(f"the ensemble is below the baseline, {NO_GAIN}; the student is level with the ensemble."),
+    ((-1, -1, -1), ""): Case(f"the ensemble is below the baseline, {NO_GAIN}; the student is below both."),
 }
-"""By the signs: all possible orders."""
-
-ABOVE_BASELINE = "that it is above the baseline is not resolved"
-MAY_BE: dict[Unsure, str] = {
-    ((1, 1, -1), "baseline"): f"{{share}}{{interval}} of the ensemble's gain reached the student; {ABOVE_BASELINE}.",
-    ((1, 1, 0), "baseline"): f"all of the ensemble's gain reached the student; {ABOVE_BASELINE}.",
-    ((1, 1, 1), "baseline"): f"all of the ensemble's gain reached the student; {ABOVE_BASELINE}.",
-    ((1, 1, 1), "ensemble"): "all of the ensemble's gain reached the student; that it is above the ensemble is not "
-    "resolved.",
-    ((1, -1, -1), "baseline"): "none of the ensemble's gain reached the student; that it is below the baseline is not "
-    "resolved.",
-}
-"""What stands in place of `TRANSFER` where the student's place is not resolved."""
+"""By the signs, all possible orders, and by the system beside which the student's place is not resolved, as far as it
+changes the words; empty: none."""
 MAY_BE_CHANCE = (
     "the ensemble's difference to the baseline may be chance, so no share of a gain is given; the student is {}."
 )
@@ -107,19 +136,6 @@ BESIDE = {
     (-1, -1): "below both",
 }
 """By the signs of student - baseline and student - ensemble."""
-
-IN_A_TABLE = {
-    (1, 1, -1): "{share}",
-    (1, 1, 0): "all",
-    (1, 1, 1): "{percent}",
-    (1, 0, -1): "none",
-    (1, -1, -1): "none",
-}
-"""The corresponding table cells; "no gain" for every other order."""
-BEYOND_IN_A_TABLE = {(1, 1, 1): " (above the ensemble)", (1, -1, -1): " (below the baseline)"}
-"""What these cells add where the student's place is resolved."""
-UNSURE_IN_A_TABLE = {(order, "baseline"): " (not resolved)" for order in ((1, 1, -1), (1, 1, 0), (1, 1, 1))}
-"""What they add where it is not resolved that the student gained anything."""
 
 OF_MEMBERS = {
     (-1, -1): "The ensemble is below the mean of its {kind}, {mean}, and below {name}, the best on the validation "
@@ -147,12 +163,10 @@ def lead(found: Accuracies, accuracy_name: str) -> str:
         f"The ensemble has {shown(found.ensemble)} {accuracy_name}, the hard-label baseline {shown(found.baseline)}, "
         f"the student {shown(found.student)}"
     )
-    order = signs(found)
     if found.may_be_chance:
-        transfer = MAY_BE_CHANCE.format(BESIDE[order[1:]])
+        transfer = MAY_BE_CHANCE.format(BESIDE[signs(found)[1:]])
     else:
-        words = TRANSFER[order] if found.unsure is None else MAY_BE[found.unsure]
-        transfer = words.format(interval=_of_share(found.share), **gain(found))
+        transfer = case(found).sentence.format(interval=_of_share(found.share), **gain(found))
     return f"{figures}: {transfer}{_of_members(found)}"
 
 
@@ -185,12 +199,14 @@ def rounded(count: int) -> int:
 
 def transferred(found: Accuracies) -> str:
     """The transferred share of the ensemble's gain, as a table cell."""
-    if found.may_be_chance:
-        return "not resolved"
+    return "not resolved" if found.may_be_chance else case(found).cell.format(**gain(found))
+
+
+def case(found: Accuracies) -> Case:
+    """The words for an order of the accuracies, and for what is not resolved of the student's place in it."""
     order = signs(found)
-    unsure = found.unsure
-    more = BEYOND_IN_A_TABLE.get(order, "") if unsure is None else UNSURE_IN_A_TABLE.get(unsure, "")
-    return IN_A_TABLE.get(order, "no gain").format(**gain(found)) + more
+    unsure = [(order, other) for other in ("baseline", "ensemble") if found.is_unsure("student", other)]
+    return CASES[next((key for key in unsure if key in CASES), (order, ""))]
 
 
 def shown(accuracy: float) -> str:
