@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from orchestrator.config.schema import MODEL_NAME, NAME
 from orchestrator.config.student import STAGE
@@ -34,6 +35,16 @@ IN_WORDS = {
     "float_type": "a number",
 }
 """Descriptions of expected values, by pydantic's error types."""
+REWORDED = {
+    r"^Value error, ": "",
+    r"^Input should be ": "",
+    r"^(String|Tuple|List|Dictionary) should ": "it to ",
+    r"Keys should be strings": "a string as the key",
+    r"^a valid dictionary or instance of \w+$": "keys with values",
+}
+"""Words of pydantic's messages by patterns, one after another, and their replacements."""
+OF_THE_KEY = ("missing", "extra_forbidden")
+"""Error types that replace earlier ones of the same key."""
 
 
 def explained(error: ValidationError, root: type[BaseModel]) -> str:
@@ -42,34 +53,44 @@ def explained(error: ValidationError, root: type[BaseModel]) -> str:
     for found in error.errors():
         keys, owner = _walk(found["loc"], root, names_key=found["type"] in ("extra_forbidden", "invalid_key"))
         name = ".".join(keys) or "the configuration"
-        if found["type"] == "extra_forbidden":
-            known = list(_fields(owner)) if owner else []
-            near = _like(keys[-1], known)
-            hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}."
-            problems[name] = ("", [f"unknown key; {hint}"])
-        elif found["type"] == "missing":
-            problems[name] = ("", ["missing; it is required"])
+        shown, message = _problem(found, keys, owner)
+        if found["type"] in OF_THE_KEY:
+            problems[name] = (shown, [message])
         else:
-            message = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            message = re.sub(r"^(String|Tuple|List|Dictionary) should ", r"it to ", message)
-            message = message.replace("Keys should be strings", "a string as the key")
-            message = re.sub(r"^a valid dictionary or instance of \w+$", "keys with values", message)
-            if found["type"] in IN_WORDS:
-                message = IN_WORDS[found["type"]]
-            elif found["type"] == "string_pattern_mismatch":
-                pattern = found["ctx"]["pattern"]
-                message = PATTERNS.get(pattern, message)
-                message = OWN.get(keys[-1], message) if pattern == FACTORY else message
-            value = found["input"]
-            if found["type"] in ("string_type", "invalid_key"):
-                message += _quoted(value)
-            shown = "" if found["type"] == "value_error" else "nothing" if value is None else repr(value)
             problems.setdefault(name, (shown, []))[1].append(message)
     lines = []
     for name, (value, messages) in problems.items():
         text = " or ".join(dict.fromkeys(messages)) + _near(value, messages)
         lines.append(f"{name}: found {value}; expected {text}" if value else f"{name}: {text}")
     return "\n".join(lines)
+
+
+def _problem(found: ErrorDetails, keys: Sequence[str], owner: type[BaseModel] | None) -> tuple[str, str]:
+    """The found value, and what was expected; without a value to show, the problem itself. owner: of the last key."""
+    if found["type"] == "missing":
+        return "", "missing; it is required"
+    if found["type"] == "extra_forbidden":
+        known = list(_fields(owner)) if owner else []
+        near = _like(keys[-1], known)
+        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(known)}."
+        return "", f"unknown key; {hint}"
+    value = found["input"]
+    shown = "" if found["type"] == "value_error" else "nothing" if value is None else repr(value)
+    return shown, _expected(found, keys)
+
+
+def _expected(found: ErrorDetails, keys: Sequence[str]) -> str:
+    """The expected value in words."""
+    kind, message = found["type"], found["msg"]
+    for pattern, words in REWORDED.items():
+        message = re.sub(pattern, words, message)
+    if kind == "string_pattern_mismatch":
+        pattern = found["ctx"]["pattern"]
+        message = PATTERNS.get(pattern, message)
+        return OWN.get(keys[-1], message) if pattern == FACTORY else message
+    if kind in ("string_type", "invalid_key"):
+        return message + _quoted(found["input"])
+    return IN_WORDS.get(kind, message)
 
 
 def _like(name: str, known: Sequence[str]) -> list[str]:
