@@ -128,51 +128,32 @@ def predictions(system: str, split: str, ending: str = PREDICTIONS) -> str:
     return PLACES["predictions"].path(system=system, split=split, ending=ending)
 
 
+class _File:
+    """The path of the file that has the attribute's name in `PLACES`."""
+
+    def __set_name__(self, owner: type[RunFolder], name: str) -> None:
+        self._place = PLACES[name]
+
+    def __get__(self, folder: RunFolder, owner: type[RunFolder]) -> str:
+        return storage.join(folder.uri, self._place.path(claim=""))  # which the template of the lock has
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folder of a run at `uri`."""
 
     uri: str
 
-    @property
-    def mark(self) -> str:
-        return self._at("mark")
-
-    @property
-    def lock(self) -> str:
-        return self._at("lock", claim="")
-
-    @property
-    def config(self) -> str:
-        return self._at("config")
-
-    @property
-    def plan(self) -> str:
-        return self._at("plan")
-
-    @property
-    def events(self) -> str:
-        return self._at("events")
-
-    @property
-    def report(self) -> str:
-        return self._at("report")
-
-    @property
-    def report_text(self) -> str:
-        return self._at("report_text")
-
-    @property
-    def report_page(self) -> str:
-        return self._at("report_page")
-
-    @property
-    def sums(self) -> str:
-        return self._at("sums")
-
-    @property
-    def tracking(self) -> str:
-        return self._at("tracking")
+    mark = _File()
+    lock = _File()
+    config = _File()
+    plan = _File()
+    events = _File()
+    report = _File()
+    report_text = _File()
+    report_page = _File()
+    sums = _File()
+    tracking = _File()
 
     @property
     def trained(self) -> str:
