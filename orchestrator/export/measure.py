@@ -164,9 +164,8 @@ def _times(found: Predictor, made: Made, dataset: Dataset, batch: int) -> tuple[
     """Latencies of one example in ms: [CALLS], and seconds for a batch of so many."""
     found.to(CPU)
     collator, x = predictor.collator(made.model), dataset.served
-    one, many = (latency.requests(collator, x, CPU, size) for size in (1, batch))
-    times = latency.times_ms(lambda call: torch.softmax(found(one(call)).logits, dim=-1), CPU, CALLS)
-    return times, latency.batch_s(lambda call: torch.softmax(found(many(call)).logits, dim=-1), CPU)
+    one, many = (latency.answers(found, collator, x, CPU, size=size) for size in (1, batch))
+    return latency.times_ms(one, CPU, CALLS), latency.batch_s(many, CPU)
 
 
 def _size(weights: Path) -> int:

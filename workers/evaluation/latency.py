@@ -17,6 +17,8 @@ from torch import Tensor
 
 from workers.data.collate import Collator, Inputs
 from workers.data.examples import Columns, Examples
+from workers.models.predictor import Predictor
+from workers.specs.base import Precision
 
 CACHES = 2**27
 """Reading this many bytes evicts everything else from the caches of a core or GPU."""
@@ -26,7 +28,24 @@ BATCHES, BATCHES_S = 5, 0.5
 """A throughput is that of at most so many batches, and of no further one after so many seconds."""
 
 
-def requests(collator: Collator, x: Examples, place: torch.device, size: int = 1) -> Callable[[int], Inputs]:
+def answers(
+    model: Predictor,
+    collator: Collator,
+    x: Examples,
+    place: torch.device,
+    *,
+    size: int,
+    precision: Precision = "float32",
+) -> Callable[[int], Tensor]:
+    """A function from the number of a call to the probabilities [size, K] float32 of its batch, as of `_requests`.
+
+    The model is on the device `place`. Callers disable gradients.
+    """
+    request = _requests(collator, x, place, size)
+    return lambda call: torch.softmax(model(request(call), precision).logits, dim=-1)
+
+
+def _requests(collator: Collator, x: Examples, place: torch.device, size: int) -> Callable[[int], Inputs]:
     """A function from the number of a call to its batch of `size` examples.
 
     Dense examples are all alike, so that every call gets the same batch. Examples of different lengths take turns, and

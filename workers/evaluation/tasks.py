@@ -8,7 +8,7 @@ Each is a `processes.task`, so its last arguments are its name and a queue in wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,6 @@ from workers import ensemble, processes, storage
 from workers.artifacts import store
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import PREDICTIONS
-from workers.data.collate import Inputs
 from workers.data.dataset import Dataset, Split
 from workers.data.examples import Examples
 from workers.device import device
@@ -362,13 +361,9 @@ def _timed(asked: Subject, x: Examples, place: torch.device, repeats: int, other
     """
     member, how = asked
     model, collator = teacher.load(member).to(place), predictor.collator(member.model)
-    one, many = (latency.requests(collator, x, place, size) for size in (1, BATCH))
-
-    def answering(request: Callable[[int], Inputs]) -> Callable[[int], Tensor]:
-        return lambda call: torch.softmax(model(request(call), how.precision).logits, dim=-1)
-
-    alone = latency.times_ms(answering(one), place, repeats)
-    in_turn = latency.times_ms(answering(one), place, repeats, others) if others else alone
-    batch_s = latency.batch_s(answering(many), place)
+    one, many = (latency.answers(model, collator, x, place, size=size, precision=how.precision) for size in (1, BATCH))
+    alone = latency.times_ms(one, place, repeats)
+    in_turn = latency.times_ms(one, place, repeats, others) if others else alone
+    batch_s = latency.batch_s(many, place)
     with torch.no_grad():
-        return _Timed(model.parameters, alone, in_turn, answering(one)(0), batch_s)
+        return _Timed(model.parameters, alone, in_turn, one(0), batch_s)
