@@ -94,7 +94,7 @@ def estimate(of_blocks: Mapping[str, Float64], pairs: Sequence[Pair]) -> Estimat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Member:
+class MemberEstimates:
     """What one member is worth. adds: accuracy with it over that without, in the order of the best k members, of which
     `with_it` is the accuracy so far; for the first its own. lost: what the whole ensemble loses without it."""
 
@@ -108,7 +108,7 @@ class Member:
     lost_interval: Interval | None
 
 
-def members(order: Sequence[int], best: Sequence[Float64], without: Sequence[Float64]) -> list[Member]:
+def members(order: Sequence[int], best: Sequence[Float64], without: Sequence[Float64]) -> list[MemberEstimates]:
     """The worth of each member, in this order.
 
     best: sums [B, COLUMNS] of the first 1, 2, ... M members of the order. without: of the ensembles that lack one
@@ -131,7 +131,7 @@ def members(order: Sequence[int], best: Sequence[Float64], without: Sequence[Flo
     whole = [dict(zip(FIGURES, figures(sums.sum(axis=0)), strict=True)) for sums in best]
     of_best = [_of_accuracy(sums, interval) for sums, interval in zip(best, found, strict=False)]
     return [
-        Member(
+        MemberEstimates(
             with_it=float(values[k]),
             with_it_interval=of_best[k],
             nll=float(whole[k]["nll"]),

@@ -27,7 +27,7 @@ COUNTS = tuple(Agreement.model_fields)
 FIGURES = tuple(name for name in EpochFigures.model_fields if name != "epoch")
 
 
-def appendix(run: Context, found: answers.Agreement | None, baseline: Trained, student: Trained) -> dict[str, Any]:
+def appendix(run: Context, found: answers.AgreementSums | None, baseline: Trained, student: Trained) -> dict[str, Any]:
     """Fields of a `Report`. found: the answers of ensemble and student; None where they are too large to be kept."""
     return {
         "agreement": None if found is None else Agreement(**{name: getattr(found, name) for name in COUNTS}),
@@ -37,7 +37,7 @@ def appendix(run: Context, found: answers.Agreement | None, baseline: Trained, s
     }
 
 
-def _examples(run: Context, found: answers.Agreement, x: Examples) -> list[DifferingExample]:
+def _examples(run: Context, found: answers.AgreementSums, x: Examples) -> list[DifferingExample]:
     look = differing.Look(run.config.report.image_shape, run.dataset.encodings)
     return differing.examples(found.rows, x, run.dataset.test.rows, look)
 

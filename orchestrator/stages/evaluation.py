@@ -30,7 +30,7 @@ from workers import ensemble as ensembles
 from workers.data.dataset import Split
 from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
-from workers.evaluation.agreement import Agreement
+from workers.evaluation.agreement import AgreementSums
 from workers.evaluation.bootstrap import Interval
 from workers.evaluation.confusable import Groups
 from workers.evaluation.custom_metrics import Metric
@@ -176,7 +176,7 @@ class Compared:
     systems: list[System]
     measured: Mapping[str, Measured]
     estimates: Estimates
-    agreement: Agreement | None
+    agreement: AgreementSums | None
     reused: bool
     note: str = ""
     """On the bias of `student-corrected`; empty without one."""
@@ -246,14 +246,14 @@ def _roles(run: Context, members: Sequence[Member], bias: Bias | None) -> dict[s
     return roles
 
 
-def _agreement(run: Context, ensemble: Measuring, others: Measuring, place: Placement) -> Agreement | None:
+def _agreement(run: Context, ensemble: Measuring, others: Measuring, place: Placement) -> AgreementSums | None:
     """Compare the ensemble's and the student's answers, from kept predictions alone."""
     student = replace(others, systems=[each for each in others.systems if each[0].name == "student"])
     if any(member.name not in job.kept for job in (ensemble, student) for member, _ in job.systems):
         return None
     asked, systems = Comparing(ensemble, student, run.config.report.examples), len(ensemble.systems) + 1
     split = ensemble.split
-    found: Agreement = _summed(run, "comparing answers", jobs.agreement, asked, place, split=split, systems=systems)
+    found: AgreementSums = _summed(run, "comparing answers", jobs.agreement, asked, place, split=split, systems=systems)
     return found
 
 

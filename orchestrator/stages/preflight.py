@@ -22,7 +22,7 @@ from orchestrator.plan.fit import Free
 from orchestrator.stages import drawings, remarks, specialists
 from orchestrator.stages.places import check_submitted
 from orchestrator.stages.predictions import KEPT_BYTES, predicted_bytes
-from orchestrator.stages.roles import looked_into, needs_beside, roles
+from orchestrator.stages.roles import feature_teacher, needs_beside, roles
 from workers import mixture_weights, storage
 from workers.data import labels, loading, memory, sampling
 from workers.data.dataset import Dataset
@@ -224,7 +224,7 @@ def check_placed(config: RunConfig, dataset: Dataset, members: int) -> Dataset:
     """
     if config.ensemble.count is not None:
         return dataset
-    looked_into(config, members)
+    feature_teacher(config, members)
     notes = check_logits(config, dataset, members)
     return dataset.noted(*(note for note in notes if note not in dataset.notes))
 
@@ -302,7 +302,7 @@ def beside_bytes(config: RunConfig) -> int:
 
     Raises: `RequestError` where `distillation.hidden.member` names none that can.
     """
-    model = looked_into(config)
+    model = feature_teacher(config)
     if model is None or not needs_beside(config):
         return 0
     return sum(parameter.nbytes for parameter in predictor.kind_of(model).made(model).parameters())

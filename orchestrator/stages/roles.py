@@ -30,7 +30,7 @@ def needs_beside(config: RunConfig) -> bool:
     return any(objective.build(stage.loss).beside for stage in config.training_stages)
 
 
-def looked_into(config: RunConfig, members: int | None = None) -> AnyNetwork | None:
+def feature_teacher(config: RunConfig, members: int | None = None) -> AnyNetwork | None:
     """The model of the member that terms or initial layers of the student are from; None where none are.
 
     members: their number; None: as configured, or enough where the cluster decides it. Raises: `RequestError` where
@@ -80,7 +80,7 @@ def _of_students(config: RunConfig, dataset: Dataset) -> Iterator[Role | FitRole
         model=student.model,
         seed=seed_of(config.seed, "student"),
         workers=student.workers,
-        beside=looked_into(config),
+        beside=feature_teacher(config),
     )
     for number, stage in enumerate(stages):
         yield of_student(

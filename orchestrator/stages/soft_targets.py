@@ -50,7 +50,7 @@ def soft_targets(
     made = _found(run, members, weights)
     if made.missing:
         store.remove_manifest(made.folder)  # it lists missing parts
-        store.take_up(made.folder)
+        store.unmark_abandoned(made.folder)
         if known and not made.kept and not made.parts:
             run.note(ALL_MEMBERS_COMPUTE)
     if made.streams:

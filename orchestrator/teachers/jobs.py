@@ -33,7 +33,7 @@ class Given:
     actor: str = ""
 
 
-class Call:
+class RunningJob:
     """A running job. start: starts it and returns a future or, for a Ray task, an object reference."""
 
     def __init__(self, part: int, start: Callable[[], Any], given: Mapping[int, Given]) -> None:
@@ -49,7 +49,7 @@ class Jobs:
         """at_once: most concurrent jobs."""
         self.reduction = reduction
         self.threads = ThreadPoolExecutor(at_once, thread_name_prefix="reduction")
-        self.calls: dict[int, Call] = {}
+        self.calls: dict[int, RunningJob] = {}
         self.made: dict[int, Any] = {}
         """Results of jobs: soft targets of a piece, or a part."""
 
@@ -63,7 +63,7 @@ class Jobs:
 
     def reduce(self, wanted: Reduce, given: Mapping[int, Given]) -> None:
         """Start to reduce a piece. given: the answers, by request."""
-        self.calls[wanted.job] = Call(
+        self.calls[wanted.job] = RunningJob(
             wanted.part, self._start_of(wanted, [each.values for each in given.values()]), given
         )
 
@@ -79,7 +79,7 @@ class Jobs:
     def write(self, wanted: Write) -> None:
         members, pieces = list(wanted.members), [self.made.pop(job) for job in wanted.pieces]
         number = wanted.part
-        self.calls[wanted.job] = Call(
+        self.calls[wanted.job] = RunningJob(
             number, lambda: self.threads.submit(self.reduction.write, number, members, pieces), {}
         )
 
@@ -88,7 +88,7 @@ class Jobs:
         logger.warning("%s", wanted.why)
         if wanted.cancel:
             ray.cancel(failed.running, force=True)
-        self.calls[wanted.job] = Call(failed.part, failed.start, failed.given)
+        self.calls[wanted.job] = RunningJob(failed.part, failed.start, failed.given)
 
     def drop(self, wanted: Drop) -> None:
         for job in wanted.jobs:
@@ -111,7 +111,7 @@ class Jobs:
         over = {job: call for job, call in self.calls.items() if call.future.done()}
         return [self._end(job, call, now_s) for job, call in over.items()]
 
-    def _end(self, job: int, call: Call, now_s: float) -> Event:
+    def _end(self, job: int, call: RunningJob, now_s: float) -> Event:
         error = call.future.exception()
         if error is None:
             del self.calls[job]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workers.evaluation.agreement import Agreement, compare
+from workers.evaluation.agreement import AgreementSums, compare
 from workers.evaluation.mixture import log_mean
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
@@ -22,7 +22,7 @@ def logs(probabilities: np.ndarray) -> np.ndarray:
         return np.log(probabilities).astype(np.float32)
 
 
-def found(most: int = 4) -> Agreement:
+def found(most: int = 4) -> AgreementSums:
     return compare([logs(ENSEMBLE)], [1.0], "arithmetic", logs(STUDENT), labels=LABELS, most=most)
 
 

@@ -51,7 +51,7 @@ def runs(folder: Path) -> RunConfig:
 # Tables
 
 
-def guessed(frame: pd.DataFrame, label: str | None = None, text: str | None = None) -> columns.Roles:
+def guessed(frame: pd.DataFrame, label: str | None = None, text: str | None = None) -> columns.GuessedRoles:
     return columns.guessed(pa.Table.from_pandas(frame, preserve_index=False), label, "a.csv", text=text)
 
 

@@ -44,14 +44,14 @@ def flip_a_byte(path: Path) -> None:
 
 def test_what_is_there_is_known_by_name_and_verified_where_it_is_read(tmp_path: Path) -> None:
     _, parts = stored(tmp_path, P)
-    found, abandoned = soft_targets.there(str(tmp_path), refused={parts[2].path})
+    found, abandoned = soft_targets.listed(str(tmp_path), refused={parts[2].path})
     assert set(found) == {0, 1} and not abandoned
     for number in found:
         one, other = (soft_targets.read_part(str(tmp_path), part) for part in (found[number], parts[number]))
         np.testing.assert_array_equal(one.ids, other.ids)
         assert torch.equal(one.targets.probabilities, other.targets.probabilities)
     soft_targets.abandon(str(tmp_path))
-    assert soft_targets.there(str(tmp_path))[1]
+    assert soft_targets.listed(str(tmp_path))[1]
     flip_a_byte(tmp_path / parts[1].path)
     with pytest.raises(RunError, match="the checksum is not the one that was written"):
         soft_targets.read_part(str(tmp_path), found[1])

@@ -40,7 +40,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreement:
+class AgreementSums:
     """Rows by the two answers. most: the rows of each kind that `rows` keeps, the most divergent first."""
 
     both_right: int
@@ -52,10 +52,10 @@ class Agreement:
     rows: Sequence[Row]
     most: int
 
-    def __add__(self, other: Agreement) -> Agreement:
+    def __add__(self, other: AgreementSums) -> AgreementSums:
         counts = ("both_right", "lost", "gained", "wrong_alike", "wrong_otherwise")
         added = {name: getattr(self, name) + getattr(other, name) for name in counts}
-        return Agreement(**added, rows=_most([*self.rows, *other.rows], self.most), most=self.most)
+        return AgreementSums(**added, rows=_most([*self.rows, *other.rows], self.most), most=self.most)
 
 
 def compare(
@@ -67,7 +67,7 @@ def compare(
     labels: Index,
     most: int,
     first: int = 0,
-) -> Agreement:
+) -> AgreementSums:
     """Compare the answers of the ensemble and the student.
 
     members: M arrays [n, K] of log-probabilities; student: one such array. labels: [n] int64. most: rows to keep of
@@ -96,7 +96,7 @@ def compare(
             )
             for row, mean in zip(chosen, means, strict=True)
         ]
-    return Agreement(
+    return AgreementSums(
         both_right=int((right[0] & right[1]).sum()),
         lost=int(of_kind["lost"].sum()),
         gained=int(of_kind["gained"].sum()),

@@ -29,7 +29,7 @@ from workers.errors import RunError
 from workers.evaluation import agreement as agreement_
 from workers.evaluation import bias, confusable, latency, metrics, mixture
 from workers.evaluation import custom_metrics as custom_metrics_
-from workers.evaluation.agreement import Agreement
+from workers.evaluation.agreement import AgreementSums
 from workers.evaluation.confusable import Groups
 from workers.evaluation.custom_metrics import Metric
 from workers.evaluation.latency import BATCH
@@ -228,7 +228,7 @@ class Comparing:
 
 
 @processes.task
-def agreement(job: Comparing, examples: slice, data: Dataset) -> Agreement:
+def agreement(job: Comparing, examples: slice, data: Dataset) -> AgreementSums:
     """How the ensemble and the student answer some examples of a split."""
     ensemble = job.ensemble
     torch.set_num_threads(ensemble.threads)

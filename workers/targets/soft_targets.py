@@ -217,12 +217,12 @@ def abandon(folder: str) -> None:
     storage.write_text(storage.join(folder, ABANDONED), "")
 
 
-def take_up(folder: str) -> None:
+def unmark_abandoned(folder: str) -> None:
     """Remove the mark of `abandon`, since the teachers compute parts again."""
     storage.remove(storage.join(folder, ABANDONED))
 
 
-def there(folder: str, refused: Container[str] = ()) -> tuple[dict[int, PartFile], bool]:
+def listed(folder: str, refused: Container[str] = ()) -> tuple[dict[int, PartFile], bool]:
     """The parts in a folder except the `refused` files, and whether the folder is abandoned.
 
     Reads no file; makes one call to the storage.
@@ -249,15 +249,15 @@ def salvage(folder: str) -> dict[int, Part]:
     """
     _discard_older(folder)
     manifest = manifest_at(folder)
-    listed = {part.path: part for part in manifest.parts} if manifest is not None and manifest.complete else {}
-    sizes = {name: part.size for name, part in listed.items()}
+    of_manifest = {part.path: part for part in manifest.parts} if manifest is not None and manifest.complete else {}
+    sizes = {name: part.size for name, part in of_manifest.items()}
     whole = artifacts.recover(storage.join(folder, MANIFEST), SOFT_TARGETS, sizes, _part)
     found: dict[int, Part] = {}
     for number, name, _ in parts.named(whole):
-        part = whole[name] or listed[name]
+        part = whole[name] or of_manifest[name]
         known = found.get(number)
         if known is not None:  # a part without a lost member, or of a store that a complete one was copied over
-            known, part = sorted((known, part), key=lambda each: (len(each.members), each.path in listed))
+            known, part = sorted((known, part), key=lambda each: (len(each.members), each.path in of_manifest))
             storage.remove(storage.join(folder, known.path))
         found[number] = part
     return found

@@ -46,7 +46,7 @@ class Store:
         """
         wait_s, most_s = POLL_S if storage.is_local(self.folder) else REMOTE_POLL_S
         while number not in self.parts and number not in self.seen:
-            found, abandoned = soft_targets.there(self.folder, self.refused)
+            found, abandoned = soft_targets.listed(self.folder, self.refused)
             self.seen.update(found)
             if number not in found:
                 if abandoned or not self.coming:

@@ -46,7 +46,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Roles:
+class GuessedRoles:
     """The label, the columns of texts (one, else none), the features, and the reasons."""
 
     label: str
@@ -55,7 +55,9 @@ class Roles:
     reasons: tuple[str, ...]
 
 
-def guessed(table: pa.Table, label: str | None, where: str, *, text: str | None = None, whole: bool = True) -> Roles:
+def guessed(
+    table: pa.Table, label: str | None, where: str, *, text: str | None = None, whole: bool = True
+) -> GuessedRoles:
     """The roles in rows of the training set.
 
     label, text: columns that the user names. whole: whether these are all its rows. A column of free text is what a
@@ -91,7 +93,7 @@ def guessed(table: pa.Table, label: str | None, where: str, *, text: str | None 
     reasons = [why, f"features: {_listed(features)}"]
     reasons += [f"categories: '{each}' {reason}" for each in features if (reason := _as_categories(each, table))]
     reasons += [f"not used: '{each}' {reason}" for each, reason in unused.items() if reason]
-    return Roles(name, (), features, tuple(reasons))
+    return GuessedRoles(name, (), features, tuple(reasons))
 
 
 def _check_text(text: str, others: Mapping[str, Column], label: str, where: str) -> None:
@@ -103,7 +105,7 @@ def _check_text(text: str, others: Mapping[str, Column], label: str, where: str)
         )
 
 
-def _of_texts(label: str, text: str, words: Mapping[str, float], reasons: list[str]) -> Roles:
+def _of_texts(label: str, text: str, words: Mapping[str, float], reasons: list[str]) -> GuessedRoles:
     """The roles where a column of texts is learned from. words: of each column but the label, see `mean_words`."""
     pair = [each for each, mean in words.items() if each != text and mean >= max(WORDS_OF_TEXT, words[text] / 2)]
     left = [each for each in words if each not in (text, *pair)]
@@ -111,7 +113,7 @@ def _of_texts(label: str, text: str, words: Mapping[str, float], reasons: list[s
     if pair:
         both = json.dumps([each for each in words if each in (text, pair[0])], ensure_ascii=False)
         told = [f"not used: {_listed(pair)}; for pairs of texts, set `text_column: {both}`", *told]
-    return Roles(label, (text,), (), (*reasons, *told))
+    return GuessedRoles(label, (text,), (), (*reasons, *told))
 
 
 def _seen(name: str, column: pa.ChunkedArray) -> Column:

@@ -189,7 +189,7 @@ class Guess(NamedTuple):
     """The rows of `_rows`, the roles of their columns, and a note where the header looks like data."""
 
     head: pa.Table
-    roles: columns.Roles
+    roles: columns.GuessedRoles
     headless: str | None
 
 
