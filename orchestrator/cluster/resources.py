@@ -1,4 +1,4 @@
-"""The resources of a cluster, and the placement of ensemble and student on it. Pure: no call of Ray."""
+"""The resources of a cluster, and the placement of the ensemble on it. Pure: no call of Ray."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.config.ensemble import EnsembleSpec
-from orchestrator.config.student import StudentSpec
 from workers.errors import RequestError
 from workers.specs.base import Precision
 
@@ -175,23 +174,6 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
 def at_once(placement: Placement, machines: Machines) -> int:
     """How many tasks with the resources of a member run at the same time."""
     return sum(_slots(node, placement.num_cpus, placement.num_gpus) for node in machines.of("teacher").nodes)
-
-
-def place_student(machines: Machines) -> Placement:
-    """The placement of a single process that computes with a student."""
-    cpus = min([1.0, *(node.cpus for node in machines.of("student").nodes if node.cpus)])
-    return Placement(1, 1, cpus, float(machines.cuda), machines.asked("student"), "cuda" if machines.cuda else "cpu")
-
-
-def check_student(student: StudentSpec, machines: Machines) -> None:
-    """Raise `RequestError` where the student's workers need more GPUs than the cluster has."""
-    least, _ = student.workers
-    gpus = machines.of("student").gpus
-    if machines.cuda and least > gpus:
-        raise RequestError(
-            f"student.num_workers: asked for {least}, a GPU each; the cluster has {gpus:g} for students. Ask for "
-            "fewer, or add nodes."
-        )
 
 
 def _slots(node: Node, num_cpus: float, num_gpus: float) -> int:

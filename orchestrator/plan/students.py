@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.cluster import resources
 from orchestrator.cluster.resources import Machines, Placement
 from orchestrator.config.student import StudentSpec
+from workers.errors import RequestError
 
 MIN_WORKER_CPUS = 0.0121
 """Cores that a worker reserves beside teachers. Ray 2.60 divides sums of it by it and rounds down; for this value the
@@ -43,16 +43,33 @@ class StudentPlacement:
 
 def place(student: StudentSpec, machines: Machines) -> StudentPlacement:
     """Place the workers. Raises: `RequestError` where they would wait for GPUs that the cluster does not have."""
-    resources.check_student(student, machines)
+    check(student, machines)
     (least, most), there = student.workers, machines.of("student")
     return StudentPlacement(
         least=least,
         most=most,
         held=_held(most, there) | machines.asked("student"),
         threads=_threads(most, there),
-        alone=resources.place_student(machines),
+        alone=_alone(machines),
         threads_alone=_threads(1, there),
     )
+
+
+def check(student: StudentSpec, machines: Machines) -> None:
+    """Raise `RequestError` where the student's workers need more GPUs than the cluster has."""
+    least, _ = student.workers
+    gpus = machines.of("student").gpus
+    if machines.cuda and least > gpus:
+        raise RequestError(
+            f"student.num_workers: asked for {least}, a GPU each; the cluster has {gpus:g} for students. Ask for "
+            "fewer, or add nodes."
+        )
+
+
+def _alone(machines: Machines) -> Placement:
+    """The placement of a single process that computes with a student."""
+    cpus = min([1.0, *(node.cpus for node in machines.of("student").nodes if node.cpus)])
+    return Placement(1, 1, cpus, float(machines.cuda), machines.asked("student"), "cuda" if machines.cuda else "cpu")
 
 
 def _threads(workers: int, machines: Machines) -> int:

@@ -5,9 +5,10 @@ import pickle
 import pytest
 
 from orchestrator.cluster.failures import MAX_ATTEMPTS, Failures, often
-from orchestrator.cluster.resources import Machines, Node, Placement, check_student, place
+from orchestrator.cluster.resources import Machines, Node, Placement, place
 from orchestrator.config.ensemble import EnsembleSpec
 from orchestrator.config.student import StudentSpec
+from orchestrator.plan import students
 from orchestrator.reporting import report
 from orchestrator.teachers import policy as failures
 from orchestrator.teachers.policy import Action, Loss
@@ -80,8 +81,8 @@ def test_a_student_is_not_left_waiting_for_gpus() -> None:
     spec = {"model": {"factory": "models:mlp"}, "training": {"epochs": 1}, "num_workers": [2, 4]}
     has = Machines((Node(8, 1),), cuda=True)
     with pytest.raises(RequestError, match="asked for 2, a GPU each; the cluster has 1"):
-        check_student(StudentSpec.model_validate(spec), has)
-    check_student(StudentSpec.model_validate(spec), machines(1))
+        students.check(StudentSpec.model_validate(spec), has)
+    students.check(StudentSpec.model_validate(spec), machines(1))
 
 
 def test_threads_do_not_follow_the_number_of_actors() -> None:

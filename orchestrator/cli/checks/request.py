@@ -10,7 +10,7 @@ from orchestrator.cli.checks.finding import Check, Finding, of_check
 from orchestrator.cluster import resources
 from orchestrator.config import inputs
 from orchestrator.config.run_config import RunConfig
-from orchestrator.plan import fit
+from orchestrator.plan import fit, students
 from orchestrator.plan.whole import Runs, whole
 from workers import storage
 from workers.data import idx_files, loading, memory
@@ -212,7 +212,7 @@ def capacity(config: RunConfig) -> Finding:
         return Finding("capacity", "decided by the cluster")
     placement = resources.place(config.ensemble, machines)
     for run in _runs(config):
-        resources.check_student(run.student, machines)
+        students.check(run.student, machines)
     return Finding("capacity", f"{placement.size} members, {placement.actors} at once")
 
 
