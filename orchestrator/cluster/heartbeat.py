@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cluster import reservation
+from orchestrator.cluster.watch import SOMEWHERE
 from workers.processes import Where
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Heartbeat:
 
     def where(self, name: str) -> Where | None:
         """The process in which the task of that name last began; None before its first report."""
-        return self._places.get(name) if self._listener.is_alive() else reservation.SOMEWHERE
+        return self._places.get(name) if self._listener.is_alive() else SOMEWHERE
 
     def forget(self, name: str) -> None:
         """Forget the process of the task of that name, so that it counts as pending until it begins again."""
@@ -125,7 +125,7 @@ class Heartbeat:
         if isinstance(news, Where):
             self._places[name], self._pulses[name] = news, _Pulse(news, now)
             return
-        self._places.setdefault(name, reservation.SOMEWHERE)
+        self._places.setdefault(name, SOMEWHERE)
         pulse = self._pulses.get(name)
         if pulse is not None:
             pulse.slowest_s, pulse.reported_s = max(pulse.slowest_s, now - pulse.reported_s), now

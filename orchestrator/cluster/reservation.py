@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from orchestrator.cluster import ray_private
 from orchestrator.cluster.autoscaler import ROLES
 from orchestrator.cluster.resources import Placement
 from workers.errors import RunError
-from workers.processes import Where
 
 if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
@@ -28,8 +27,6 @@ logger = logging.getLogger(__name__)
 HELD = 0.95
 """Share of an actor's cores that it reserves. So a student's worker, which reserves a hundredth of a core, still fits
 beside teachers that use all cores."""
-SOMEWHERE = Where("", 0)
-"""The place of a task that runs at an unknown place."""
 ROUNDING = 1e-6
 """Tolerance for a quotient of amounts, which Ray rounds to 1/10,000."""
 POLL_S = 1.0
@@ -78,27 +75,6 @@ def leaving() -> set[str]:
     except Exception as error:  # without the notice, the pool restarts a lost teacher later
         logger.debug("no news of nodes that are about to go: %s", error)
         return set()
-
-
-class Watch(Protocol):
-    """Knows where tasks run, and notifies the user: `orchestrator.cluster.heartbeat.Heartbeat`."""
-
-    def where(self, name: str) -> Where | None:
-        """The process in which the task of that name last began; None before its first report."""
-
-    def forget(self, name: str) -> None:
-        """Forget the process of the task of that name, whose attempt has ended."""
-
-    def note(self, text: str) -> None:
-        """Notify the user."""
-
-
-def is_any_alive(places: Iterable[Where | None]) -> bool:
-    """Whether one of these processes is on a living node."""
-    import ray
-
-    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    return any(place is not None and (place.node in alive or place == SOMEWHERE) for place in places)
 
 
 @dataclass(frozen=True)
@@ -156,7 +132,7 @@ class Waiting:
     def _told(self, has_room: bool) -> str:
         if has_room:
             return f"the cluster has room for {self.need}; waiting for Ray to start the processes"
-        return f"waiting for room for {self.need}. The cluster has {has()}"
+        return f"waiting for room for {self.need}. The cluster has {inventory()}"
 
     def given_up(self, granted: bool) -> RunError:
         """The error for missing resources, or for resources that Ray did not use, with the fix."""
@@ -164,11 +140,12 @@ class Waiting:
         if granted or self._fits():
             return RunError(
                 f"Ray did not start {self.need} within {self.timeout_s:g} s, though the cluster has room: it has "
-                f"{has()}. `ray status` and Ray's logs say why; `ensemble.start_timeout_s` lets it wait longer. {kept}"
+                f"{inventory()}. `ray status` and Ray's logs say why; `ensemble.start_timeout_s` lets it wait longer. "
+                f"{kept}"
             )
         return RunError(
-            f"no room on the cluster after {self.timeout_s:g} s for {self.need}. It has {has()}. Add nodes, ask for "
-            f"less, or let it wait longer by `ensemble.start_timeout_s`. {kept}"
+            f"no room on the cluster after {self.timeout_s:g} s for {self.need}. It has {inventory()}. Add nodes, ask "
+            f"for less, or let it wait longer by `ensemble.start_timeout_s`. {kept}"
         )
 
     def _fits(self) -> bool:
@@ -189,15 +166,15 @@ def demanded(each: Mapping[str, float]) -> float:
         return math.inf
 
 
-def has() -> str:
+def inventory() -> str:
     """The nodes and resources of the cluster, and which of these are free."""
     import ray
 
     total, free = ray.cluster_resources(), ray.available_resources()
     names = ["CPU", *(name for name in ("GPU", *ROLES) if name in total)]
     nodes = sum(bool(node["Alive"]) for node in ray.nodes())
-    has, left = ({name: of.get(name, 0.0) for name in names} for of in (total, free))
-    return f"{nodes} node{'s' * (nodes != 1)}; {_listed(has)}; free now: {_listed(left)}"
+    known, left = ({name: of.get(name, 0.0) for name in names} for of in (total, free))
+    return f"{nodes} node{'s' * (nodes != 1)}; {_listed(known)}; free now: {_listed(left)}"
 
 
 def amounts(resources: Mapping[str, float]) -> str:

@@ -15,8 +15,9 @@ import ray
 
 from orchestrator.cluster import errors
 from orchestrator.cluster.failures import Failures, often
-from orchestrator.cluster.reservation import Waiting, Watch, demanded, is_any_alive
+from orchestrator.cluster.reservation import Waiting, demanded
 from orchestrator.cluster.resources import Placement
+from orchestrator.cluster.watch import Watch, is_any_alive
 from workers import faults
 from workers.errors import RunError
 from workers.faults import Fault

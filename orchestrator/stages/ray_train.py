@@ -23,7 +23,8 @@ from ray.train.torch import TorchTrainer
 from orchestrator.cluster import errors, interrupts
 from orchestrator.cluster.failures import Failures, often
 from orchestrator.cluster.ray_private import CONTROLLER, WORKER, actors_of_this_job
-from orchestrator.cluster.reservation import Need, Waiting, is_any_alive
+from orchestrator.cluster.reservation import Need, Waiting
+from orchestrator.cluster.watch import is_any_alive
 from orchestrator.stages.worker_failures import GivenUp, Restarts, place
 from workers import processes, storage
 from workers.errors import RunError, StillhouseError

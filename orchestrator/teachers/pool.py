@@ -250,7 +250,7 @@ class TeacherPool:
         error = wanted.error
         if wanted.lists_free:
             error = RunError(
-                f"{error}. The cluster has {reservation.has()}. Free some of it, or set a longer "
+                f"{error}. The cluster has {reservation.inventory()}. Free some of it, or set a longer "
                 "`ensemble.start_timeout_s`."
             )
         if wanted.cause is None:

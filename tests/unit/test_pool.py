@@ -98,7 +98,7 @@ class Cluster:
         monkeypatch.setattr(ray_private, "actor_id", lambda handle: str(id(handle)))
         monkeypatch.setattr(processes, "end", self.ended.append)
         monkeypatch.setattr(reservation, "leaving", lambda: self.leaving)
-        monkeypatch.setattr(reservation, "has", lambda: "1 node; 2 CPU; free now: 0.5 CPU")
+        monkeypatch.setattr(reservation, "inventory", lambda: "1 node; 2 CPU; free now: 0.5 CPU")
 
     def start(self, members: list[Member], place: int | None) -> Teacher:
         self.started.append(Teacher(self, [member.name for member in members], place))

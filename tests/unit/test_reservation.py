@@ -35,7 +35,7 @@ def test_only_missing_room_is_noted(
 ) -> None:
     monkeypatch.setattr(reservation, "PATIENCE_S", -1.0)
     monkeypatch.setattr(ray_private, "free_by_node", lambda: free)
-    monkeypatch.setattr(reservation, "has", lambda: "1 node; 2 CPU; free now: 0.2 CPU")
+    monkeypatch.setattr(reservation, "inventory", lambda: "1 node; 2 CPU; free now: 0.2 CPU")
     told: list[str] = []
     waiting = Waiting(need, 60.0, told.append)
     for _ in range(3):
