@@ -17,16 +17,16 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.nodes import MARK, Nodes
+from tests import commands
+from tests.chaos.nodes import Nodes
+from tests.commands import processes
 from tests.makers import write_config
 
 DEADLINE_S = 600.0
@@ -93,55 +93,39 @@ class Monkey:
         return target == "driver" and action == "kill"
 
 
-def processes(mark: str, beginning: bytes = b"") -> list[int]:
-    """Processes of the run with this mark whose command line contains `beginning`."""
-    found = []
-    for place in Path("/proc").iterdir():
-        if not place.name.isdigit() or int(place.name) == os.getpid():
-            continue
-        try:
-            state = (place / "stat").read_text().rpartition(")")[2].split()[0]
-            its = f"{MARK}={mark}".encode() in (place / "environ").read_bytes().split(b"\0")
-            if state != "Z" and its and beginning in (place / "cmdline").read_bytes():
-                found.append(int(place.name))
-        except OSError:
-            continue
-    return sorted(found)
-
-
 def run_until_complete(folder: Path, monkey: Monkey | None, nodes: Nodes | None = None) -> None:
     """Repeat the command until it succeeds. Raises: AssertionError where it fails otherwise, or leaves a process."""
-    mark, began = nodes.mark if nodes else uuid.uuid4().hex, time.monotonic()
-    command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "config.yaml")]
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {MARK: mark}
-    if nodes is not None:
-        environment["RAY_ADDRESS"] = nodes.address
+    mark, began = commands.new_mark(), time.monotonic()
+    of_ray, joined = (nodes.mark, {"RAY_ADDRESS": nodes.address}) if nodes else (mark, {})
+    command = [*commands.STILLHOUSE, "run", str(folder / "config.yaml")]
+    variables = {**commands.environment(**joined), mark: "1"}
     starts = 0
-    while True:
-        starts += 1
-        with (folder / f"output-{starts}.txt").open("wb") as output:
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-            killed = False
+    with commands.ended(mark):
+        while True:
+            starts += 1
+            log, killed = folder / f"output-{starts}.txt", False
+            with log.open("wb") as output:
+                process = subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT)
             while process.poll() is None:
                 assert time.monotonic() - began < DEADLINE_S, f"not complete after {DEADLINE_S:g} s: {folder}"
                 time.sleep(monkey.drawn.uniform(0.5, 5.0) if monkey else 0.2)
                 if monkey and monkey.done.total() < monkey.wanted and process.poll() is None:
-                    killed |= monkey.disturb(mark, process.pid, nodes)
-        if process.returncode == 0:
-            break
-        said = (folder / f"output-{starts}.txt").read_text()
-        assert killed and process.returncode == -signal.SIGKILL, f"ended with {process.returncode}:\n{said[-3000:]}"
-    titles = [b""] if nodes is None else [title for title, _ in TARGETS.values()]  # a cluster's own processes remain
-    until = time.monotonic() + 30
-    while (left := sorted({pid for title in titles for pid in processes(mark, title)})) and time.monotonic() < until:
-        time.sleep(0.5)
-    assert not left, f"left behind: {[Path(f'/proc/{pid}/cmdline').read_bytes() for pid in left]}"
+                    killed |= monkey.disturb(of_ray, process.pid, nodes)
+            if process.returncode == 0:
+                break
+            shown = log.read_text()[-3000:]
+            assert killed and process.returncode == -signal.SIGKILL, f"ended with {process.returncode}:\n{shown}"
+        titles = [b""] if nodes is None else [title for title, _ in TARGETS.values()]  # a cluster's own remain
+        until = time.monotonic() + 30
+        while (left := {pid for title in titles for pid in processes(of_ray, title)}) and time.monotonic() < until:
+            time.sleep(0.5)
+        assert not left, f"left behind: {[Path(f'/proc/{pid}/cmdline').read_bytes() for pid in sorted(left)]}"
 
 
-def outcome(folder: Path) -> dict[str, str]:
-    """sha256 of every part of the store, and of the weights of the student and its stage, by path."""
-    run = folder / "runs" / "small"
-    weights = [run / "stages" / "logits" / "model.safetensors", run / "student" / "model.safetensors"]
+def outcome(folder: Path, name: str = "small") -> dict[str, str]:
+    """sha256 of every part of a run's store, and of the weights of the student and of its stages, by path."""
+    run = folder / "runs" / name
+    weights = [*run.glob("stages/*/model.safetensors"), run / "student" / "model.safetensors"]
     files = [*run.glob("soft_targets/*/part-*.parquet"), *weights]
     return {str(file.relative_to(run)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
@@ -153,6 +137,7 @@ def prepare(folder: Path) -> Path:
         folder,
         ensemble__training=training,
         student__training=training,
+        distillation__keep="members",
         student__stages=[{"name": "logits", "objective": [{"term": "logits_mse"}]}, {"name": "answers"}],
         ensemble__resources_per_member={"num_cpus": 1},
         data={

@@ -10,16 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from orchestrator.cluster import environment
+from tests import commands
 
 environment.prepare()  # before Ray is imported
 
-MARK = "STILLHOUSE_MONKEY"
 CLEANUPS = 10
 """Attempts to remove the folder of a cluster, a second apart."""
 
@@ -32,14 +31,28 @@ class Nodes:
 
     def __init__(self, count: int, *, jobs: bool = False, **has: float) -> None:
         self.count, self.jobs, self.has = count, jobs, has or {"num_cpus": 2}
-        self.mark = uuid.uuid4().hex
+        self.mark = commands.new_mark()
 
     def __enter__(self) -> Nodes:
         from ray.cluster_utils import Cluster
 
-        os.environ[MARK] = self.mark  # inherited by all processes of the cluster
-        self._cluster: Any = Cluster()
+        os.environ[self.mark] = "1"  # inherited by all processes of the cluster
         self._folder = tempfile.TemporaryDirectory(prefix="nodes-")  # short, since paths of sockets are limited
+        self._cluster: Any = Cluster()
+        try:
+            self._begin()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _begin(self) -> None:
+        """Start the head and the nodes."""
         any_port = {"dashboard_port": None, "dashboard_agent_listen_port": None}
         head = self._add(num_cpus=0, include_dashboard=self.jobs, **any_port)
         self.address: str = self._cluster.address
@@ -48,13 +61,13 @@ class Nodes:
         for _ in range(self.count):
             self.add()
         self.dashboard = f"http://{self._cluster.webui_url}"
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._cluster.shutdown()
-        del os.environ[MARK]
+    def _close(self) -> None:
+        try:
+            self._cluster.shutdown()
+        finally:
+            del os.environ[self.mark]
+            commands.end(self.mark)
         for _ in range(CLEANUPS):  # the agents of a lost node still write for a moment
             with contextlib.suppress(OSError):
                 return self._folder.cleanup()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,15 @@ import pytest
 import yaml
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
-from tests.integration.test_jobs import environment, free_port, wait_until
+from tests import commands
+from tests.commands import free_port, wait_until
+from tests.integration.test_jobs import RAY, environment
 from tests.makers import write_config
 
 ROOT = Path(__file__).parents[2]
 HEAD = "ray.head.default"
 """What the fake provider calls the head's type, whatever the file says."""
 pytestmark = pytest.mark.slow
-
-
-def run(path: Path, **own: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "orchestrator.cli", "run", str(path)]
-    return subprocess.run(
-        command, env=environment() | {"PYTHONPATH": str(ROOT)} | own, capture_output=True, text=True, timeout=500
-    )
 
 
 def members(folder: Path) -> int:
@@ -47,8 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def autoscaled() -> Iterator[Callable[[int], str]]:
     """Starts a cluster whose autoscaler adds up to so many nodes for teachers; returns its address."""
-    folder = Path(tempfile.mkdtemp(prefix="scale-"))
-    started: list[subprocess.Popen[bytes]] = []
+    folder, started = Path(tempfile.mkdtemp(prefix="scale-")), ExitStack()
 
     def start(most: int) -> str:
         port = free_port()
@@ -88,32 +82,25 @@ def autoscaled() -> Iterator[Callable[[int], str]]:
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         }
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port", str(port)]
+        command = [str(RAY), "start", "--head", "--block", "--port", str(port)]
         command += ["--num-cpus", "1", "--resources", '{"student": 1}', "--include-dashboard", "false"]
         command += ["--object-store-memory", str(300 * 2**20)]
         command += [f"--autoscaling-config={folder}/cluster.yaml", "--temp-dir", str(folder)]
         with (folder / "head.txt").open("wb") as output:
-            started.append(subprocess.Popen(command, env=environment() | own, stdout=output, stderr=output, cwd=folder))
+            how = {"stdout": output, "stderr": output, "cwd": folder}
+            started.enter_context(commands.running(*command, env=environment() | own, **how))
         wait_until(lambda: "Ray runtime started" in (folder / "head.txt").read_text())
         return f"127.0.0.1:{port}"
 
-    yield start
-    for process in started:
-        process.terminate()
-        process.wait(timeout=60)
+    with started:
+        yield start
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def nodes(address: str) -> int:
     count = "import ray; ray.init(logging_level='ERROR'); print('nodes', sum(node['Alive'] for node in ray.nodes()))"
-    done = subprocess.run(
-        [sys.executable, "-c", count],
-        env=environment() | {"RAY_ADDRESS": address},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (found,) = [line for line in done.stdout.splitlines() if line.startswith("nodes ")]  # beside warnings of Ray
+    shown = commands.output(sys.executable, "-c", count, env=environment() | {"RAY_ADDRESS": address})
+    (found,) = [line for line in shown.splitlines() if line.startswith("nodes ")]  # beside warnings of Ray
     return int(found.split()[1])
 
 
@@ -123,8 +110,8 @@ def test_max_workers_is_the_size(most: int, autoscaled: Callable[[int], str], tm
     address = autoscaled(most)
     assert nodes(address) == 1
     path = write_config(tmp_path, ensemble__size="auto", ensemble__resources_per_member={"num_cpus": 1})
-    done = run(path, RAY_ADDRESS=address)
-    assert done.returncode == 0, done.stdout + done.stderr
+    joining = environment() | {"RAY_ADDRESS": address}
+    commands.output(*commands.STILLHOUSE, "run", path, env=joining, timeout_s=500)
     assert members(tmp_path / "runs" / "small") == most
     wait_until(lambda: nodes(address) == 1, 90)
 
@@ -136,11 +123,9 @@ def test_teachers_over_several_nodes(
     """Ten with a declared GPU each, twenty on half a core."""
     resources = {"num_cpus": 1 if asked == "auto" else asked}
     path = write_config(tmp_path, ensemble__size="auto", ensemble__resources_per_member=resources)
-    on_nodes = [sys.executable, "-m", "tests.chaos.nodes", str(count), str(has[0]), str(has[1])]
-    command = [*on_nodes, sys.executable, "-m", "orchestrator.cli", "run", str(path)]
-    own = {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment() | own, capture_output=True, text=True, timeout=580, cwd=ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
+    on_nodes = [sys.executable, "-m", "tests.chaos.nodes", count, *has]
+    command = [*on_nodes, *commands.STILLHOUSE, "run", path]
+    commands.output(*command, env=environment(), timeout_s=580, cwd=ROOT)
     assert members(tmp_path / "runs" / "small") == expected
     (manifest,) = (tmp_path / "runs" / "small" / "soft_targets").glob("*/manifest.json")
     assert all(len(part["members"]) == expected for part in json.loads(manifest.read_text())["parts"])
@@ -180,14 +165,7 @@ with Nodes(1) as nodes:
     node.wait()
 sys.exit(done.returncode)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment() | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT,
-    )
+    done = commands.run(sys.executable, "-c", script, env=environment(), timeout_s=300, cwd=ROOT)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "is a folder that 127.0.0.1 of the cluster's 3 nodes cannot see" in done.stderr
     assert not (tmp_path / "mine" / "runs").exists()

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,11 +15,13 @@ import numpy as np
 import pytest
 import yaml
 
+from tests import commands
+from tests.commands import wait_until
 from tests.hosts import Host, Hosts, missing
-from tests.integration.test_jobs import environment, wait_until
+from tests.integration.test_jobs import environment
 from tests.makers import MODELS, blobs, write_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
+pytestmark = pytest.mark.slow
 
 NODES = {
     "head": ["--num-cpus", "0", "--head", "--dashboard-port", "8265", "--dashboard-host", "0.0.0.0"],
@@ -69,18 +70,19 @@ def outcome(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def on_one_machine(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def on_one_machine(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What comes of the run where it starts its own Ray, and reads and writes files."""
     folder = tmp_path_factory.mktemp("plain")
-    command = [sys.executable, "-m", "orchestrator.cli", "run", str(prepared(folder))]
-    done = subprocess.run(command, env=environment() | {"TMPDIR": str(folder)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    variables = environment() | {"TMPDIR": str(folder)}
+    commands.output(*commands.STILLHOUSE, "run", prepared(folder), env=variables)
     return outcome(folder / "runs" / "small")
 
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
-    """A Ray cluster of five hosts; on the switch an S3 server, with the data of the run."""
+    """A Ray cluster of five hosts, where there can be some; on the switch an S3 server, with the data of the run."""
+    if why := missing():
+        pytest.skip(why)
     with Hosts(*NODES) as up, tempfile.TemporaryDirectory() as folder:
         serve = [Path(sys.executable).with_name("moto_server"), "--host", up.switch.address, "--port", "5000"]
         log = Path(folder, "log.txt")
@@ -128,7 +130,7 @@ def test_a_run_over_hosts(how: str, hosts: Hosts, on_one_machine: dict[str, str]
     folder.mkdir()  # where all of them have their own
     tracked = {"uri": f"sqlite:///{hosts.disk}/tmp/{how}.db", "experiment": "hosts"}
     prepared(folder, storage=f"s3://shared/{how}", data__root="s3://shared/data", tracking=tracked)
-    command = [sys.executable, "-m", "orchestrator.cli", how, folder / "config.yaml"]
+    command = [*commands.STILLHOUSE, how, folder / "config.yaml"]
     if how == "run":
         for host in hosts:
             bring(host, folder, "models.py", *(["config.yaml"] if host.name == "head" else []))

@@ -9,25 +9,28 @@ import json
 import os
 import re
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import pytest
 import yaml
 from mlflow import MlflowClient
 
+from tests import commands
+from tests.commands import free_port, wait_until
 from tests.makers import write_config
 
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
+RAY = Path(sys.executable).with_name("ray")
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,6 @@ class Head:
     def home(self) -> Path:
         """Of who started it, and hands in jobs."""
         return self.folder / "home"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def environment(home: Path | None = None) -> dict[str, str]:
@@ -74,53 +71,38 @@ def answers(url: str) -> bool:
         return False
 
 
-def wait_until(condition: Any, timeout_s: float = 120, otherwise: str = "waited in vain") -> None:
-    until = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < until, otherwise
-        time.sleep(0.3)
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     folder = Path(tempfile.mkdtemp(prefix="jobs-"))  # short: sockets are in it
     port, dashboard = free_port(), free_port()
     found = Head(f"http://127.0.0.1:{dashboard}", folder, f"127.0.0.1:{port}")
-    ray = str(Path(sys.executable).with_name("ray"))
     # What any `ray.init` leaves in a home, and every later `ray start --head` asks for.
-    subprocess.run([ray, "get-auth-token", "--generate"], env=environment(found.home), check=True, capture_output=True)
-    command = [ray, "start", "--head", "--block", "--num-cpus", "4"]
+    commands.output(RAY, "get-auth-token", "--generate", env=environment(found.home))
+    command: list[object] = [RAY, "start", "--head", "--block", "--num-cpus", "4"]
     command += ["--port", str(port), "--dashboard-port", str(dashboard), "--temp-dir", str(folder)]
     command += ["--object-store-memory", str(300 * 2**20), "--dashboard-agent-listen-port", str(free_port())]
     command += ["--ray-client-server-port", str(free_port())]
-    with (folder / "head.txt").open("wb") as output:
-        process = subprocess.Popen(command, env=environment(found.home), stdout=output, stderr=output, cwd=folder)
     try:
-        wait_until(lambda: answers(f"{found.address}/api/authentication_mode"))
-        yield found
+        with (
+            (folder / "head.txt").open("wb") as output,
+            commands.running(*command, env=environment(found.home), stdout=output, stderr=output, cwd=folder),
+        ):
+            wait_until(lambda: answers(f"{found.address}/api/authentication_mode"))
+            yield found
     finally:
-        process.terminate()
-        process.wait(timeout=60)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def begin(
+def submitting(
     head: Head, path: Path, *words: str, cwd: Path | None = None, home: Path | None = None, **variables: str
-) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", "-m", "orchestrator.cli", "submit", str(path), "--address", head.address, *words]
-    return subprocess.Popen(
-        command,
-        env=environment(home or head.home) | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-    )
+) -> AbstractContextManager[Popen[str]]:
+    command = [sys.executable, "-P", "-m", "orchestrator.cli", "submit", path, "--address", head.address, *words]
+    return commands.running(*command, env=environment(home or head.home) | variables, cwd=cwd)
 
 
 def submit(head: Head, path: Path, *words: str, **how: Any) -> tuple[int, str, str]:
-    process = begin(head, path, *words, **how)
-    out, err = process.communicate(timeout=400)
+    with submitting(head, path, *words, **how) as process:
+        out, err = process.communicate(timeout=400)
     return process.returncode, out, err
 
 
@@ -142,14 +124,10 @@ def prometheus(head: Head, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     shutil.copy(DASHBOARDS / "alerts.yml", folder)
     port = free_port()
     command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    with (folder / "output.txt").open("wb") as output:
-        process = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stdout=output, stderr=output)
-    try:
+    command += [f"--web.listen-address=127.0.0.1:{port}"]
+    with (folder / "output.txt").open("wb") as output, commands.running(*command, stdout=output, stderr=output):
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/-/ready"))
         yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def query(prometheus: str, expression: str) -> list[dict[str, Any]]:
@@ -275,9 +253,8 @@ def test_without_its_token_a_cluster_is_not_joined(head: Head, tmp_path: Path) -
     assert status == 2 and f"the Ray cluster at '{head.address}' asks for a token, and none is here" in err
     status, _, err = submit(head, path, home=home, RAY_AUTH_TOKEN="0123456789abcdef")
     assert status == 2 and "the one of RAY_AUTH_TOKEN is refused" in err and "0123456789abcdef" not in err
-    command = [sys.executable, "-m", "orchestrator.cli", "run", str(path)]
     joining = environment(home) | {"RAY_ADDRESS": head.gcs}
-    done = subprocess.run(command, env=joining, capture_output=True, text=True, timeout=120)
+    done = commands.run(*commands.STILLHOUSE, "run", path, env=joining, timeout_s=120)
     assert done.returncode == 2 and f"the Ray cluster at '{head.gcs}' asks for a token, and none is here" in done.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -291,7 +268,7 @@ def test_the_commands_that_submit_prints_work(head: Head, tmp_path: Path) -> Non
     (follow,) = re.findall("^follow it: (.*)$", err, re.MULTILINE)
     path_of_ray = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     own = environment(head.home) | {"PATH": path_of_ray}
-    done = subprocess.run(follow, shell=True, env=own, capture_output=True, text=True, timeout=120)
+    done = commands.run("sh", "-c", follow, env=own, timeout_s=120)
     assert "gone.npz': no such file" in done.stdout + done.stderr
 
 
@@ -315,7 +292,7 @@ def test_a_laptop_first_and_then_a_cluster(head: Head, tmp_path: Path) -> None:
     home = tmp_path / "home"
     alone = environment(home) | {"TMPDIR": str(temporary)}
     command = [sys.executable, "-P", "-m", "orchestrator.cli", "run", "config.yaml"]
-    done = subprocess.run(command, env=alone, cwd=path.parent, capture_output=True, text=True, timeout=400)
+    done = commands.run(*command, env=alone, cwd=path.parent)
     assert done.returncode == 0, done.stderr
     assert "(raylet)" not in done.stderr and "Traceback" not in done.stderr
     cleaners = [log for log in temporary.glob("ray/session_2*/logs/worker-*.err") if "Cleaner" in log.read_text()]
@@ -325,8 +302,7 @@ def test_a_laptop_first_and_then_a_cluster(head: Head, tmp_path: Path) -> None:
 
     joining = environment(head.home) | {"RAY_ADDRESS": head.gcs}
     command += ["--set", "name=joined"]
-    done = subprocess.run(command, env=joining, cwd=path.parent, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
+    commands.output(*command, env=joining, cwd=path.parent)
     runs = path.parent / "runs"
     weights = [(runs / name / "student" / "model.safetensors").read_bytes() for name in ("small", "joined")]
     assert weights[0] == weights[1]
@@ -337,15 +313,15 @@ def test_a_job_that_is_stopped_goes_on_by_the_same_command(head: Head, tmp_path:
     recipe = {"epochs": 2, "batch_size": 16, "learning_rate": 2.0e-3}
     path = write_config(tmp_path, student__training=recipe | {"epochs": 150}, student__baseline_training=recipe)
     shadow(tmp_path)
-    first = begin(head, path, "--follow")
     events = tmp_path / "runs" / "small" / "events.jsonl"
-    wait_until(lambda: events.exists() and '"event": "epoch", "system": "student"' in events.read_text(), 200)
-    (job,) = set(re.findall(r"small-[0-9a-f]{8}", _jobs(head, "small")))
-    stop = [str(Path(sys.executable).with_name("ray")), "job", "stop", "--address", head.address, job]
-    own = environment(head.home) | {"RAY_AUTH_MODE": "token"}
-    subprocess.run(stop, env=own, check=True, capture_output=True)
-    _, err = first.communicate(timeout=60)
-    assert first.returncode == 130 and "was stopped. The same command resumes" in err
+    with submitting(head, path, "--follow") as first:
+        is_trained = '"event": "epoch", "system": "student"'
+        wait_until(lambda: events.exists() and is_trained in events.read_text(), 200, process=first)
+        (job,) = set(re.findall(r"small-[0-9a-f]{8}", _jobs(head, "small")))
+        own = environment(head.home) | {"RAY_AUTH_MODE": "token"}
+        commands.output(RAY, "job", "stop", "--address", head.address, job, env=own)
+        _, err = first.communicate(timeout=60)
+        assert first.returncode == 130 and "was stopped. The same command resumes" in err
     said = [json.loads(line) for line in events.read_text().splitlines()]
     assert said[-1]["event"] == "failed" and not (tmp_path / "runs" / "small" / "run.lock").exists()
     seen = max(e["epoch"] for e in said if e["event"] == "epoch" and e["system"] == "student")
@@ -360,12 +336,14 @@ def test_a_job_that_is_stopped_goes_on_by_the_same_command(head: Head, tmp_path:
 def test_several_at_once_share_the_cluster(head: Head, tmp_path: Path) -> None:
     """Each wants all its cores for its teachers: they take turns, and neither waits for ever."""
     running = []
-    for name in ("one", "two", "three"):
-        changes = {"name": name, "ensemble__resources_per_member": {"num_cpus": 1}, "ensemble__size": 4}
-        running.append(begin(head, write_config(tmp_path / name, **changes), "--follow"))
-    for process in running:
-        out, err = process.communicate(timeout=400)
-        assert process.returncode == 0, out + err
+    with ExitStack() as started:
+        for name in ("one", "two", "three"):
+            changes = {"name": name, "ensemble__resources_per_member": {"num_cpus": 1}, "ensemble__size": 4}
+            path = write_config(tmp_path / name, **changes)
+            running.append(started.enter_context(submitting(head, path, "--follow")))
+        for process in running:
+            out, err = process.communicate(timeout=400)
+            assert process.returncode == 0, out + err
 
 
 def _jobs(head: Head, run: str) -> str:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.chaos.monkey import outcome, processes, run_until_complete
+from tests.chaos.monkey import outcome, run_until_complete
 from tests.chaos.nodes import Nodes
+from tests.commands import processes, wait_until
 from tests.integration import test_soft_targets_on_their_way as on_their_way
-from tests.integration.test_jobs import Head, begin, wait_until
+from tests.integration.test_jobs import Head, submitting
 from tests.makers import MODELS, blobs
 
 pytestmark = pytest.mark.slow
@@ -77,8 +79,8 @@ def node_of(nodes: Nodes, title: bytes) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def handed_in(nodes: Nodes, path: Path) -> subprocess.Popen[str]:
-    return begin(Head(nodes.dashboard, path.parent), path, "--follow")
+def handed_in(nodes: Nodes, path: Path) -> AbstractContextManager[Popen[str]]:
+    return submitting(Head(nodes.dashboard, path.parent), path, "--follow")
 
 
 @pytest.mark.parametrize(
@@ -88,12 +90,12 @@ def test_a_node_is_lost(
     when: Callable[[Path], bool], whose: bytes, nodes: Nodes, undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
     path = prepared(tmp_path)
-    job = handed_in(nodes, path)
-    on_their_way.wait_for(lambda: when(tmp_path), job, 400)
-    nodes.replace(node_of(nodes, whose), AWAY_S)
-    lost_at = len(events(tmp_path))
-    out, err = job.communicate(timeout=400)
-    assert job.returncode == 0, out + err
+    with handed_in(nodes, path) as job:
+        wait_until(lambda: when(tmp_path), 400, process=job)
+        nodes.replace(node_of(nodes, whose), AWAY_S)
+        lost_at = len(events(tmp_path))
+        out, err = job.communicate(timeout=400)
+        assert job.returncode == 0, out + err
     assert outcome(tmp_path) == undisturbed
     said = events(tmp_path)
     assert any(event["event"] == "epoch" and event["system"] == "student" for event in said[lost_at:])
@@ -104,21 +106,21 @@ def test_a_node_is_lost(
 def test_the_driver_is_lost_after_a_node(who: bytes, nodes: Nodes, undisturbed: dict[str, str], tmp_path: Path) -> None:
     """The same command goes on from what was complete. Without the job's supervisor its driver is ended, too."""
     path = prepared(tmp_path)
-    job = handed_in(nodes, path)
-    on_their_way.wait_for(lambda: in_the_pass(tmp_path), job, 400)
-    nodes.replace(node_of(nodes, TEACHER), AWAY_S)
-    on_their_way.wait_for(lambda: any(event["event"] == "teacher lost" for event in events(tmp_path)), job)
-    (victim,) = processes(nodes.mark, who)
-    os.kill(victim, signal.SIGKILL)
-    _, err = job.communicate(timeout=100)
-    assert job.returncode == 1 and "failed" in err
+    with handed_in(nodes, path) as job:
+        wait_until(lambda: in_the_pass(tmp_path), 400, process=job)
+        nodes.replace(node_of(nodes, TEACHER), AWAY_S)
+        wait_until(lambda: any(event["event"] == "teacher lost" for event in events(tmp_path)), 300, process=job)
+        (victim,) = processes(nodes.mark, who)
+        os.kill(victim, signal.SIGKILL)
+        _, err = job.communicate(timeout=100)
+        assert job.returncode == 1 and "failed" in err
     wait_until(lambda: not processes(nodes.mark, DRIVER), 30)
     before = len(events(tmp_path))
     assert in_the_pass(tmp_path)
 
-    again = handed_in(nodes, path)
-    out, err = again.communicate(timeout=400)
-    assert again.returncode == 0, out + err
+    with handed_in(nodes, path) as again:
+        out, err = again.communicate(timeout=400)
+        assert again.returncode == 0, out + err
     assert outcome(tmp_path) == undisturbed
     report = json.loads((tmp_path / "runs" / "small" / "report.json").read_text())
     assert {stage["name"] for stage in report["stages"] if stage["reused"]} == {"members", "predictions", "baseline"}

@@ -6,16 +6,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.chaos.monkey import outcome, prepare, processes
+from tests import commands
+from tests.chaos.monkey import outcome, prepare
 from tests.chaos.nodes import Nodes
-from tests.integration.test_jobs import wait_until
+from tests.commands import processes, wait_until
 
 pytestmark = pytest.mark.slow
 GRACE_S = 60
@@ -29,15 +29,14 @@ def prepared(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, nodes: Nodes) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "config.yaml")]
-    command += ["--set=ensemble.size=2"]
-    own = os.environ | {"RAY_ADDRESS": nodes.address}
-    return subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def command_in(folder: Path) -> list[object]:
+    return [*commands.STILLHOUSE, "run", folder / "config.yaml", "--set=ensemble.size=2"]
 
 
-def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def hosts_of_teachers(nodes: Nodes) -> set[int]:
+    """The raylets that are parents of teachers' processes."""
+    stats = [Path(f"/proc/{pid}/stat").read_text() for pid in processes(nodes.mark, b"ray::TeacherActor")]
+    return {int(stat.rpartition(")")[2].split()[1]) for stat in stats}
 
 
 def notice(nodes: Nodes, node: Any) -> None:
@@ -55,21 +54,21 @@ def notice(nodes: Nodes, node: Any) -> None:
 def test_a_teacher_leaves_its_node_in_good_time(tmp_path: Path) -> None:
     """Three nodes for two teachers: the third is where one of them goes; what comes out is the same."""
     with Nodes(3, num_cpus=1) as nodes:
-        undisturbed = run(prepared(tmp_path / "undisturbed"), nodes)
-        assert undisturbed.wait(timeout=300) == 0, undisturbed.communicate()[0]
+        variables = commands.environment(RAY_ADDRESS=nodes.address)
+        commands.output(*command_in(prepared(tmp_path / "undisturbed")), env=variables, timeout_s=300)
 
         folder = prepared(tmp_path / "disturbed")
-        running = run(folder, nodes)
-        wait_until(lambda: list(folder.glob("runs/small/soft_targets/*/part-*")), 300)
-        hosts = {parent(pid) for pid in processes(nodes.mark, b"ray::TeacherActor")}
-        raylet, node = next((pid, node) for pid, node in nodes.raylets().items() if pid in hosts)
-        notice(nodes, node)
-        events = folder / "runs/small/events.jsonl"
-        wait_until(lambda: '"teacher moves"' in events.read_text(), 60)
-        wait_until(lambda: raylet not in {parent(p) for p in processes(nodes.mark, b"ray::TeacherActor")}, 60)
-        os.kill(raylet, signal.SIGKILL)
-        said, _ = running.communicate(timeout=300)
-        assert running.returncode == 0, said
+        with commands.running(*command_in(folder), env=variables, stderr=subprocess.STDOUT) as running:
+            wait_until(lambda: list(folder.glob("runs/small/soft_targets/*/part-*")), 300, process=running)
+            hosts = hosts_of_teachers(nodes)
+            raylet, node = next((pid, node) for pid, node in nodes.raylets().items() if pid in hosts)
+            notice(nodes, node)
+            events = folder / "runs/small/events.jsonl"
+            wait_until(lambda: '"teacher moves"' in events.read_text(), 60, process=running)
+            wait_until(lambda: raylet not in hosts_of_teachers(nodes), 60, process=running)
+            os.kill(raylet, signal.SIGKILL)
+            said, _ = running.communicate(timeout=300)
+            assert running.returncode == 0, said
     happened = [json.loads(line)["event"] for line in events.read_text().splitlines()]
     assert happened.count("teacher moves") == 1 and "teacher lost" not in happened, said
     assert "moves to another node (its node is about to go)" in said

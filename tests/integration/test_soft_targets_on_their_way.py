@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 
 from orchestrator import RunConfig, run
 from orchestrator.reporting.report import Report
+from tests import commands
 from tests.makers import MODELS, blobs, write_config
 from workers.errors import RunError
 
@@ -116,46 +114,53 @@ def test_the_teachers_end_is_the_students_end(tmp_path: Path) -> None:
     assert time.monotonic() - started < 120
 
 
-@pytest.mark.slow
-def test_kill_9_in_the_pass_and_the_same_command(tmp_path: Path) -> None:
+def prepared_slow(folder: Path, **changes: Any) -> list[object]:
+    """A run whose pass takes long enough to be disturbed: its command, which starts a Ray of its own."""
+    path = prepared(folder, data__unlabeled="more.npz", ensemble__model={"factory": "models:slow"}, **changes)
+    (folder / "models.py").write_text(MODELS + SLOW)
+    return [*commands.STILLHOUSE, "run", path]
+
+
+def parts_of(folder: Path) -> list[Path]:
+    return list((folder / "runs/small/soft_targets").glob("*/part-*.parquet"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What an undisturbed run of `prepared_slow` makes."""
+    folder = tmp_path_factory.mktemp("whole")
+    commands.output(*prepared_slow(folder))
+    return bytes_of(folder)
+
+
+def test_kill_9_in_the_pass_and_the_same_command(whole: dict[str, bytes], tmp_path: Path) -> None:
     """The driver is killed with the first part written; what was finished is not made again, and no bit differs."""
-    changes = {"data__unlabeled": "more.npz", "ensemble__model": {"factory": "models:slow"}}
-    for name in ("killed", "whole"):
-        prepared(tmp_path / name, **changes)
-        (tmp_path / name / "models.py").write_text(MODELS + SLOW)
-    driver = start(tmp_path / "killed")
-    parts = tmp_path / "killed/runs/small/soft_targets"
-    try:
-        wait_for(lambda: len(list(parts.glob("*/part-*.parquet"))) >= 1, driver)
-    finally:
-        os.kill(driver.pid, signal.SIGKILL)
+    command = prepared_slow(tmp_path)
+    with commands.running(*command) as driver:
+        commands.wait_until(lambda: parts_of(tmp_path), 300, process=driver)
+        driver.kill()
         driver.wait()
-    first = {path: path.stat().st_mtime_ns for path in parts.glob("*/part-*.parquet")}
-    assert 1 <= len(first) < PARTS and not list(parts.glob("*/manifest.json"))
-    for name in ("killed", "whole"):
-        done = start(tmp_path / name)
-        _, said = done.communicate(timeout=300)
-        assert done.returncode == 0, said
+        first = {path: path.stat().st_mtime_ns for path in parts_of(tmp_path)}
+        assert 1 <= len(first) < PARTS and not list((tmp_path / "runs/small/soft_targets").glob("*/manifest.json"))
+        commands.output(*command)
     assert {path: path.stat().st_mtime_ns for path in first} == first
-    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
+    assert bytes_of(tmp_path) == whole
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False])
-def test_ctrl_c_in_the_pass_stops_at_once(tmp_path: Path, stream: bool) -> None:
+def test_ctrl_c_in_the_pass_stops_at_once_and_changes_no_bit(
+    stream: bool, whole: dict[str, bytes], tmp_path: Path
+) -> None:
     """Ray Train has handled Ctrl-C before, for the baseline."""
-    prepared(
-        tmp_path,
-        data__unlabeled="more.npz",
-        ensemble__model={"factory": "models:slow"},
-        distillation__stream=stream,
-    )
-    (tmp_path / "models.py").write_text(MODELS + SLOW)
-    driver = start(tmp_path)
-    wait_for(lambda: list((tmp_path / "runs/small/soft_targets").glob("*/part-*.parquet")), driver)
-    driver.send_signal(signal.SIGINT)
-    _, said = driver.communicate(timeout=60)
-    assert driver.returncode == 130 and "the same command resumes" in said
+    command = prepared_slow(tmp_path, distillation__stream=stream)
+    with commands.running(*command, preexec_fn=commands.restore_ctrl_c) as driver:
+        commands.wait_until(lambda: parts_of(tmp_path), 300, process=driver)
+        driver.send_signal(signal.SIGINT)
+        _, said = driver.communicate(timeout=60)
+        assert driver.returncode == 130 and "the same command resumes" in said
+    commands.output(*command)
+    assert bytes_of(tmp_path) == whole
 
 
 ODD = """
@@ -185,16 +190,3 @@ def test_what_ends_one_worker_ends_the_run_and_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"training the baseline .*failed.*: ValueError: rank one is broken"):
         run(RunConfig.load(str(path)))
     assert time.monotonic() - started < 120
-
-
-def start(folder: Path) -> subprocess.Popen[str]:
-    """The command, with a Ray of its own."""
-    command = [sys.executable, "-m", "orchestrator.cli", "run", str(folder / "config.yaml")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(condition: Any, driver: subprocess.Popen[str], timeout_s: float = 300) -> None:
-    until = time.monotonic() + timeout_s
-    while not condition():
-        assert driver.poll() is None and time.monotonic() < until, driver.communicate()[1]
-        time.sleep(0.02)
