@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
-import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 
 from orchestrator.observers import mlflow_uri
+from tests import commands
+from tests.commands import free_port
 from workers.errors import RequestError
 
 START_S = 120.0
@@ -20,15 +21,11 @@ POSTGRES_PROGRAMS = Path("/usr/lib/postgresql")
 """Where Debian keeps them, a folder a version."""
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
 class Server:
-    """A real MLflow server on loopback, which can be ended and begun again with what it had."""
+    """A real MLflow server on loopback, which can be ended and started again with what it had.
+
+    As a context manager it runs from the beginning of the block, and is ended with it.
+    """
 
     def __init__(
         self,
@@ -43,29 +40,42 @@ class Server:
         self.store = store or f"sqlite:///{folder}/server.db"
         self.artifacts = artifacts or f"{folder}/artifacts"
         self.environment = dict(environment or {})
+        self._up = contextlib.ExitStack()
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
 
     def start(self) -> None:
+        """Raises: AssertionError where it does not answer within `START_S`, with its output in the notes."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", self.store, "--workers", "1"]
         command += ["--serve-artifacts", "--artifacts-destination", self.artifacts]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | self.environment
-        with (self.folder / "server.txt").open("ab") as output:
-            self.process = subprocess.Popen(
-                command, env=environment, stdout=output, stderr=output, start_new_session=True
-            )
-        until = time.monotonic() + START_S
-        while True:
-            try:
-                mlflow_uri.reach(self.uri)
-                return
-            except RequestError:
-                alive = self.process.poll() is None
-                assert alive and time.monotonic() < until, (self.folder / "server.txt").read_text()
-                time.sleep(0.5)
+        environment = commands.environment(**{"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | self.environment)
+        log = self.folder / "server.txt"
+        with log.open("ab") as output:
+            process = self._up.enter_context(commands.running(*command, env=environment, stdout=output, stderr=output))
+        try:
+            commands.wait_until(self._answers, START_S, f"no answer at {self.uri}", process=process)
+        except BaseException as error:
+            self.kill()
+            error.add_note(log.read_text())
+            raise
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        self._up.close()
+
+    def _answers(self) -> bool:
+        try:
+            mlflow_uri.reach(self.uri)
+            return True
+        except RequestError:
+            return False
 
 
 def postgres_programs() -> Path | None:
@@ -100,5 +110,5 @@ class Postgres:
         words = [*self.as_user, str(self.programs / command[0]), *command[1:]]
         # Not by a pipe: the server that `pg_ctl start` leaves behind would keep it open.
         with (self.folder / "programs.txt").open("ab") as output:
-            done = subprocess.run(words, cwd=self.folder, stdout=output, stderr=output)
+            done = subprocess.run(words, cwd=self.folder, stdout=output, stderr=output, timeout=START_S)
         assert done.returncode == 0, (self.folder / "programs.txt").read_text()

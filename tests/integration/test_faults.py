@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,28 @@ def steps(client: MlflowClient) -> dict[str, Counter[int]]:
         history = client.get_metric_history(each.info.run_id, "validation_accuracy")
         found[each.data.tags["mlflow.runName"]] = Counter(metric.step for metric in history)
     return found
+
+
+@contextlib.contextmanager
+def once(condition: Callable[[], bool], act: Callable[[], object]) -> Iterator[None]:
+    """In the block, call `act` in a thread once a condition holds. Raises: AssertionError where it never does."""
+    over, done = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.01):
+            if condition():
+                act()
+                done.set()
+                return
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join(60)
+    assert done.is_set(), "the condition never held"
 
 
 @pytest.mark.slow
@@ -97,31 +119,20 @@ def test_what_a_killed_run_left_open_is_ended_by_the_next(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_server_that_dies_in_the_middle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    server = Server(tmp_path)
-    server.start()
-    path = write_config(tmp_path / "config", tracking={"uri": server.uri, "experiment": "tests"})
-    folder = tmp_path / "config" / "runs" / "small"
-
-    def kill_after_the_first_epoch() -> None:
-        while not (folder / "events.jsonl").exists() or '"epoch"' not in (folder / "events.jsonl").read_text():
-            time.sleep(0.05)
-        server.kill()
-
-    killer = threading.Thread(target=kill_after_the_first_epoch, daemon=True)
-    killer.start()
-    assert run(RunConfig.load(str(path))).status == "complete"
-    killer.join()
-    assert sum("The run goes on" in record.getMessage() for record in caplog.records) == 1
-    server.start()
-    try:
+    with Server(tmp_path) as server:
+        path = write_config(tmp_path / "config", tracking={"uri": server.uri, "experiment": "tests"})
+        folder = tmp_path / "config" / "runs" / "small"
+        events = folder / "events.jsonl"
+        with once(lambda: events.exists() and '"epoch"' in events.read_text(), server.kill):
+            assert run(RunConfig.load(str(path))).status == "complete"
+        assert sum("The run goes on" in record.getMessage() for record in caplog.records) == 1
+        server.start()
         client = MlflowClient(server.uri)
         trained = {f"member-{k}" for k in range(3)} | {"baseline", "student"}
         assert not all(found == Counter([1, 2]) for found in steps(client).values())
         assert main(["report", str(folder), "--push"]) == 0
         there = steps(client)
         assert all(there[name] == Counter([1, 2]) for name in trained)
-    finally:
-        server.kill()
 
 
 def test_a_folder_that_is_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,15 +222,11 @@ def test_a_disk_that_may_not_be_written_any_more_ends_the_run_and_it_resumes(
     path = write_config(tmp_path / "config", storage=str(small_disk / "runs"))
     folder = small_disk / "runs" / "small"
 
-    def forbid_after_the_first_member() -> None:
-        while not (folder / "members" / "0" / "training.json").exists():
-            time.sleep(0.01)
+    def forbid() -> None:
         subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
 
-    warden = threading.Thread(target=forbid_after_the_first_member, daemon=True)
-    warden.start()
-    assert main(["run", str(path)]) == 1
-    warden.join()
+    with once((folder / "members" / "0" / "training.json").exists, forbid):
+        assert main(["run", str(path)]) == 1
     said = capsys.readouterr().err
     assert "Read-only file system" in said and "the same command resumes" in said and "Traceback" not in said
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shlex
-import signal
-import subprocess
 import sys
 import time
 import urllib.error
@@ -15,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ from mlflow import MlflowClient
 from numpy.typing import NDArray
 
 from orchestrator.cli.command import main
-from tests import finished
-from tests.servers import free_port
+from tests import commands, finished
+from tests.commands import free_port
 
 ROOT = Path(__file__).parents[2]
 DOC = (ROOT / "docs/EXPORT.md").read_text()
@@ -52,10 +51,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(place: Path) -> NDArray[np.float32]:
     """The export's probabilities of `EXAMPLES`, by its own `load.py`."""
     script = f"import json; from load import load; print(json.dumps(load('.')({EXAMPLES!r}).tolist()))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=place / "exports/digits", capture_output=True, text=True, check=True
-    )
-    return np.array(json.loads(done.stdout), np.float32)
+    shown = commands.output(sys.executable, "-c", script, cwd=place / "exports/digits")
+    return np.array(json.loads(shown), np.float32)
 
 
 def blocks(language: str) -> list[str]:
@@ -65,26 +62,16 @@ def blocks(language: str) -> list[str]:
 
 
 @contextmanager
-def running(command: list[str], folder: Path, stop: int, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, ended with all that it started."""
-    with (folder / "server.txt").open("ab") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, env={**os.environ, **variables}, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, stop)
-            try:
-                process.wait(60.0)
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+def serving(command: list[str], folder: Path, variables: dict[str, str]) -> Iterator[Popen[str]]:
+    """A server, whose output goes to a file in the folder."""
+    with (
+        (folder / "server.txt").open("ab") as output,
+        commands.running(*command, cwd=folder, env=variables, stdout=output, stderr=output) as process,
+    ):
+        yield process
 
 
-def answer(server: subprocess.Popen[bytes], url: str, asked: Any) -> Any:
+def answer(server: Popen[str], url: str, asked: Any) -> Any:
     """The server's answer, as soon as it gives one."""
     until = time.monotonic() + START_S
     request = urllib.request.Request(url, json.dumps(asked).encode(), {"Content-Type": "application/json"})
@@ -142,9 +129,9 @@ def test_pyfunc_answers_as_the_export(place: Path, expected: NDArray[np.float32]
         "model = mlflow.pyfunc.load_model('models:/digits-student@champion')\n"
         f"print(json.dumps(model.predict({EXAMPLES!r}).tolist()))"
     )
-    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    np.testing.assert_allclose(np.array(json.loads(done.stdout.splitlines()[-1])), expected, atol=1e-6)
+    variables = commands.environment(MLFLOW_TRACKING_URI=f"sqlite:///{place}/mlflow.db")
+    shown = commands.output(sys.executable, "-c", script, env=variables)
+    np.testing.assert_allclose(np.array(json.loads(shown.splitlines()[-1])), expected, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -160,8 +147,10 @@ def test_mlflow_serves_it(place: Path, expected: NDArray[np.float32]) -> None:
     uvicorn.parent.mkdir()
     uvicorn.write_text(f'#!/bin/sh\nexec {sys.executable} -m uvicorn "$@"\n')
     uvicorn.chmod(0o755)
-    variables = {"MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db", "PATH": f"{place}/bin:{os.environ['PATH']}"}
-    with running(program, place, signal.SIGTERM, **variables) as server:
+    variables = commands.environment(
+        MLFLOW_TRACKING_URI=f"sqlite:///{place}/mlflow.db", PATH=f"{place}/bin:{os.environ['PATH']}"
+    )
+    with serving(program, place, variables) as server:
         found = answer(server, f"http://127.0.0.1:{port}/invocations", {"inputs": EXAMPLES})
     np.testing.assert_allclose(np.array(found["predictions"]), expected, atol=1e-6)
 
@@ -170,7 +159,8 @@ def test_mlflow_serves_it(place: Path, expected: NDArray[np.float32]) -> None:
 def test_ray_serves_it(place: Path, expected: NDArray[np.float32]) -> None:
     port = free_port()
     (place / "serve_student.py").write_text(blocks("python")[-1].replace("8000", str(port)))
-    with running([sys.executable, "serve_student.py", "exports/digits"], place, signal.SIGINT, **SETTINGS) as server:
+    program = [sys.executable, "serve_student.py", "exports/digits"]
+    with serving(program, place, commands.environment(**SETTINGS)) as server:
         found = [answer(server, f"http://127.0.0.1:{port}/", text) for text in EXAMPLES]
     np.testing.assert_allclose(np.array(found), expected, atol=1e-5)
 
@@ -179,8 +169,7 @@ def test_ray_serves_it(place: Path, expected: NDArray[np.float32]) -> None:
 def test_the_benchmark_of_serving_in_small(place: Path, tmp_path: Path) -> None:
     asked = ["--run", str(place / "runs/small"), "--export", str(place / "exports/digits"), "--results", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks.serving", *asked, "--texts", "20", "--calls", "3", "--turns", "1"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **SETTINGS}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    commands.output(*command, cwd=ROOT, env=commands.environment(**SETTINGS))
     found = json.loads((tmp_path / "serving.json").read_text())
     assert [row["callers"] for row in found["rows"]] == [1, 4, 16]
     assert all(row["student p99"] > 0 and row["ensemble p99"] > 0 for row in found["rows"])

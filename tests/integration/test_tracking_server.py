@@ -68,10 +68,8 @@ def server(database: str, bucket: s3fs.S3FileSystem, tmp_path: Path) -> Iterator
     """It alone knows the bucket's keys; a run knows the server's URL."""
     keys = KEYS | {"MLFLOW_S3_ENDPOINT_URL": bucket.endpoint_url}
     store = database.replace("postgresql:", "postgresql+psycopg2:")  # SQLAlchemy would take its successor
-    found = Server(tmp_path, store=store, artifacts=f"s3://{BUCKET}/mlflow", environment=keys)
-    found.start()
-    yield found
-    found.kill()
+    with Server(tmp_path, store=store, artifacts=f"s3://{BUCKET}/mlflow", environment=keys) as found:
+        yield found
 
 
 def test_a_run_is_with_the_server_its_database_and_its_bucket(
