@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,9 +10,11 @@ import pytest
 import torch
 
 from benchmarks import texts, top_k
+from tests import commands
 from workers.targets.top_k import compress
 
 ROOT = Path(__file__).parents[2]
+RUN_S = 900.0
 QUICK = (
     "simulated_accelerators --teachers 10 --examples 4096",
     "teacher_forward --members 2 --rows 256 --repeats 1",
@@ -38,14 +38,8 @@ def result(command: str, folder: Path) -> dict[str, object]:
     """What a benchmark writes."""
     name, *options = command.format(folder=folder).replace("\\ ", "\0").split()
     words = [option.replace("\0", " ") for option in options]
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", *words, "--results", str(folder / "results")],
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    program = [sys.executable, "-m", f"benchmarks.{name}", *words, "--results", folder / "results"]
+    commands.output(*program, timeout_s=RUN_S, cwd=ROOT)
     (file,) = (folder / "results").glob(f"{name}*.json")
     found: dict[str, object] = json.loads(file.read_text())
     return found
@@ -71,12 +65,9 @@ def test_a_contender_of_texts_in_small(name: str, package: str, tmp_path: Path) 
     """Those of the extra `bench` only where it is installed."""
     pytest.importorskip(package)
     texts.write_teachers(texts.write(tmp_path, 64, others=16), 1)
-    command = ["benchmarks.text_contenders", name, "--data", str(tmp_path), "--members", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, "--epochs", "2", "--threads", "1"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout.splitlines()[-1])["work_s"] > 0
+    command = [sys.executable, "-m", "benchmarks.text_contenders", name, "--data", tmp_path, "--members", tmp_path]
+    shown = commands.output(*command, "--epochs", "2", "--threads", "1", timeout_s=RUN_S, cwd=ROOT)
+    assert json.loads(shown.splitlines()[-1])["work_s"] > 0
 
 
 def test_top_k_against_the_fit_of_another() -> None:

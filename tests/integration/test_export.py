@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import yaml
 
 from orchestrator.cli.command import main
 from orchestrator.run_folder.paths import RunFolder
-from tests import finished, texts
+from tests import commands, finished, texts
 from workers import storage
 
 ROOT = Path(__file__).parents[2]
@@ -94,8 +93,8 @@ def test_the_cards_snippet_runs_in_the_folder_and_its_metadata_are_huggingfaces(
     for part in ("Licence: apache-2.0.", "member-2", "## Data", "| validation |", "geography, science, sport"):
         assert part in card
     (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", snippet], cwd=target, capture_output=True, text=True, check=True)
-    assert done.stdout.count("[") == 3, "two rows of probabilities"
+    shown = commands.output(sys.executable, "-c", snippet, cwd=target)
+    assert shown.count("[") == 3, "two rows of probabilities"
 
 
 def test_int8_is_measured_like_any_other_system(runs: dict[str, str], tmp_path: Path) -> None:

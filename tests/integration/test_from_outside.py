@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests import commands
 from tests.integration.test_objective_in_a_run import OWN as TERMS
 
 pytestmark = pytest.mark.slow
@@ -186,11 +185,8 @@ def test_every_kind_from_a_package_of_ones_own(tmp_path: Path) -> None:
 
 def go(work: Path, site: Path) -> dict[str, Any]:
     """The report of the run, whose package is on the path of its process and of Ray's."""
-    command = [sys.executable, "-m", "orchestrator.cli", "run", str(work / "config.yaml")]
     found = [str(site), os.environ.get("PYTHONPATH", "")]
-    own = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, found))}
-    own.pop("RAY_ADDRESS", None)
-    ended = subprocess.run(command, env=own, capture_output=True, text=True, timeout=400, check=False)
-    assert ended.returncode == 0, ended.stderr
+    variables = commands.environment(PYTHONPATH=os.pathsep.join(filter(None, found)))
+    commands.output(*commands.STILLHOUSE, "run", work / "config.yaml", env=variables)
     report: dict[str, Any] = json.loads((work / "runs/outside/report.json").read_text())
     return report

@@ -5,12 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -19,6 +17,7 @@ import s3fs
 from moto.moto_server import threaded_moto_server
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
+from tests import commands
 from tests.makers import write_config
 
 SECRET = "a-secret-of-the-test"
@@ -58,17 +57,14 @@ def files(server: str) -> s3fs.S3FileSystem:
     return s3fs.S3FileSystem(endpoint_url=server, key="me", secret=SECRET, use_listings_cache=False)
 
 
-def stillhouse(server: str, *words: str) -> subprocess.CompletedProcess[str]:
+def stillhouse(server: str, *words: str) -> CompletedProcess[str]:
     own = {
         "AWS_ENDPOINT_URL": server,
         "AWS_ACCESS_KEY_ID": "me",
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | own
-    return subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", *words], capture_output=True, text=True, env=environment
-    )
+    return commands.run(*commands.STILLHOUSE, *words, env=commands.environment(**own))
 
 
 @pytest.mark.slow

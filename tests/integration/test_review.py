@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mlflow.entities import Run
 
 from orchestrator import RunConfig, run
 from orchestrator.cli.command import main
+from tests import commands
 from tests.makers import write_config
 from workers.evaluation import metrics
 from workers.inference import teacher
@@ -127,8 +127,7 @@ import workers
 assert "mlruns" in workers.__file__, workers.__file__
 assert "ray" not in sys.modules and "orchestrator" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    commands.output(sys.executable, "-c", script, cwd=tmp_path)
     spec = RunConfig.load(str(folder / "config.yaml")).student.model
     student = teacher.load(Member("student", spec, str(folder / "runs/small/student/model.safetensors")))
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), metrics.predict(student, examples))
