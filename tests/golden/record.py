@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -26,6 +25,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file
 
+from tests import commands
+
 HERE = Path(__file__).parent
 CASES = {
     "mnist": HERE.parents[1] / "examples" / "mnist" / "config.yaml",
@@ -34,7 +35,9 @@ CASES = {
 }
 COLUMNS = ("example_id", "view", "probabilities", "top_ids", "top_probabilities", "tail")
 """Of a part, those that it has, in this order."""
-COMMAND = [sys.executable, "-m", "orchestrator.cli"]
+COMMAND = [*commands.STILLHOUSE]
+CASE_S = 1800.0
+"""How long the run of a case may take."""
 
 
 def record(command: list[str], cases: Mapping[str, Path] = CASES) -> dict[str, Any]:
@@ -45,8 +48,10 @@ def record(command: list[str], cases: Mapping[str, Path] = CASES) -> dict[str, A
             print(f"{name} ...", file=sys.stderr, flush=True)
             changes = [f"storage={scratch}/runs", f"tracking.uri=sqlite:///{scratch}/mlflow.db"]
             sets = [argument for change in changes for argument in ("--set", change)]
-            environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-            subprocess.run([*command, "run", str(config), *sets], check=True, env=environment, stdout=sys.stderr)
+            with commands.running(*command, "run", config, *sets, stdout=sys.stderr, stderr=None) as process:
+                status = process.wait(timeout=CASE_S)
+            if status:
+                raise RuntimeError(f"{name}: '{' '.join(command)}' ended with {status}; expected 0.")
             made[name] = outcome(Path(scratch, "runs", name))
     return {"machine": machine(), "cases": made}
 
@@ -60,7 +65,7 @@ def machine() -> dict[str, str]:
         "instructions": _instructions(),
         "cores": str(os.cpu_count()),
         "architecture": platform.machine(),
-        "torch": torch.__version__,
+        "torch": torch.__version__.partition("+")[0],  # without the build, such as +cpu
         "numpy": np.__version__,
     }
 
