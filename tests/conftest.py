@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 
 import hypothesis
@@ -11,6 +12,7 @@ import pytest
 
 from orchestrator.cluster import environment
 
+os.environ.pop("RAY_ADDRESS", None)  # else runs of tests join that cluster, and Ray listens beyond loopback
 environment.prepare()  # before anything imports Ray
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one in the home of who runs tests
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a unit test that reaches Ray fails, instead of starting one
@@ -23,17 +25,20 @@ hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
-def small_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def small_ray() -> Iterator[None]:
     """A Ray of four declared cores on loopback; a run inside finds it connected and leaves it so."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=300 * 2**20,
-    )
-    yield
-    ray.shutdown()
+    # Of a short path, since those of sockets in it are limited to 107 bytes; Ray still writes as it is removed.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            object_store_memory=300 * 2**20,
+            _temp_dir=folder,
+        )
+        yield
+        ray.shutdown()

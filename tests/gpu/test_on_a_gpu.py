@@ -6,7 +6,6 @@ What does not depend on the device runs on a CPU too; the rest is skipped where 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -229,11 +228,10 @@ def test_the_device_is_the_recorded_one_and_bytes_are_sent_as_bytes(device: str,
 
 
 @pytest.fixture
-def alone(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A process group of one."""
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ["MASTER_PORT"] = "29511"
-    dist.init_process_group("nccl" if request.param == "cuda" else "gloo", rank=0, world_size=1)
+def alone(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """A process group of one, which meets in a file and needs no port."""
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("nccl" if request.param == "cuda" else "gloo", store=store, rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 

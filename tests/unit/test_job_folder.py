@@ -29,18 +29,19 @@ def sent_by_ray(sent: job_folder.JobFolder) -> dict[str, int]:
     """The files that Ray packs, with their sizes; None of its threads may hang."""
     from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
-    target = Path(tempfile.mkdtemp()) / "package.zip"
+    with tempfile.TemporaryDirectory() as scratch:
+        target = Path(scratch, "package.zip")
 
-    def pack() -> None:
-        get_uri_for_directory(str(sent.root), include_gitignore=False, excludes=sent.excludes)
-        create_package(str(sent.root), target, include_gitignore=False, excludes=sent.excludes)
+        def pack() -> None:
+            get_uri_for_directory(str(sent.root), include_gitignore=False, excludes=sent.excludes)
+            create_package(str(sent.root), target, include_gitignore=False, excludes=sent.excludes)
 
-    packing = threading.Thread(target=pack, daemon=True)
-    packing.start()
-    packing.join(timeout=30)
-    assert not packing.is_alive()
-    with zipfile.ZipFile(target) as package:
-        return {entry.filename: entry.file_size for entry in package.infolist() if not entry.is_dir()}
+        packing = threading.Thread(target=pack, daemon=True)
+        packing.start()
+        packing.join(timeout=30)
+        assert not packing.is_alive()
+        with zipfile.ZipFile(target) as package:
+            return {entry.filename: entry.file_size for entry in package.infolist() if not entry.is_dir()}
 
 
 def test_the_folder_goes_one_level_down_without_what_is_left_out(folder: Path) -> None:
@@ -102,13 +103,13 @@ def test_what_is_too_large_is_named(sparse: bool, folder: Path, monkeypatch: pyt
         assert sent.bytes < 20_000
 
 
-def test_many_small_files_are_counted_as_they_are_packed(folder: Path) -> None:
+def test_many_small_files_are_counted_as_they_are_packed(folder: Path, tmp_path: Path) -> None:
     for number in range(200):
         (folder / "data" / f"{number:03}.txt").write_text("x")
     with job_folder.prepared(folder, [], []) as sent:
         from ray._private.runtime_env.packaging import create_package
 
-        package = Path(tempfile.mkdtemp()) / "package.zip"
+        package = tmp_path / "package.zip"
         create_package(str(sent.root), package, include_gitignore=False, excludes=sent.excludes)
         assert sent.bytes * 0.8 < package.stat().st_size <= sent.bytes * 1.2
 
