@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from tests.golden import record
 
@@ -27,3 +28,8 @@ def test_a_difference_is_named() -> None:
     assert record.differences({"a": [1, 2]}, {"a": [1, 3]}) == ["/a/1: expected 2, found 3"]
     assert record.differences({"a": 1}, {"b": 1}) == ["/a: expected 1, found None", "/b: expected None, found 1"]
     assert not record.differences({"a": [{"b": 1}]}, {"a": [{"b": 1}]})
+
+
+def test_a_machine_is_the_same_with_another_build_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
+    assert record.machine()["torch"] == "2.13.0"
