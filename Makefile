@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: install demo test test-all bench reproduce chaos audit check dashboards screenshots
+.PHONY: install demo test test-all bench reproduce chaos audit check lint dashboards screenshots
 
 install: $(INSTALLED)
 
@@ -62,9 +62,10 @@ audit:
 	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
-check: install
+check: lint test
+
+lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	set -e; for folder in $(sort $(dir $(wildcard examples/*/*.py))); do $(BIN)/mypy $$folder; done
-	$(BIN)/python -m pytest -m "not slow"
