@@ -13,15 +13,15 @@ from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.terminal import Screen
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import sections, sums, tables
-from orchestrator.reporting.content import Table
+from orchestrator.reporting.content import Table, between
 from orchestrator.reporting.report import Report
+from orchestrator.reporting.verdict import shown
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.redact import redacted
 
 if TYPE_CHECKING:
     from orchestrator.cli.export import Exported
-    from workers.evaluation.bootstrap import Interval
 
 
 def show(report: Report, screen: Screen) -> None:
@@ -52,9 +52,8 @@ def show_compared(runs: Sequence[str], screen: Screen) -> None:
 def show_export(done: Exported, screen: Screen) -> None:
     """Print where an export is, and its figures."""
     found = done.measured
-    bounds = (
-        "" if found.share_interval is None else f", {100 * found.level:g}% interval {_between(found.share_interval)}"
-    )
+    share = found.share_interval
+    bounds = "" if share is None else f", {100 * found.level:g}% interval {between(share.bounds, shown)}"
     for line in (
         f"Written: {done.to} ({found.bytes:,} bytes; README.md is its card)",
         f"Accuracy: {found.figures['accuracy']:.2%}, {found.share:.2%} of the ensemble's{bounds}",
@@ -64,10 +63,6 @@ def show_export(done: Exported, screen: Screen) -> None:
         *([f"Registered: {done.registered}"] if done.registered else []),
     ):
         screen.out.print(line, markup=False, soft_wrap=True)
-
-
-def _between(interval: Interval) -> str:
-    return f"{interval.low:.2%} to {interval.high:.2%}"
 
 
 def where_next(report: Report, config: RunConfig, screen: Screen) -> None:

@@ -14,6 +14,7 @@ import yaml
 from orchestrator.export.lineage import Lineage
 from orchestrator.export.measure import Measured
 from orchestrator.reporting import markdown
+from orchestrator.reporting.content import between
 from orchestrator.reporting.report import Bounds, Report, System, best_member
 from orchestrator.reporting.statistics import Difference
 from workers.evaluation.latency import BATCH
@@ -136,8 +137,7 @@ def _row(
 ) -> list[str]:
     cells = [title]
     for name, style in (("accuracy", "{:.2%}"), ("nll", "{:.4f}"), ("ece", "{:.4f}")):
-        interval = bounds.get(name)
-        cells += [style.format(figures[name]), "-" if interval is None else _between(style, interval)]
+        cells += [style.format(figures[name]), _between(style, bounds.get(name))]
     return [*cells, f"{latency['p50']:.2f}", f"{latency['p99']:.2f}"]
 
 
@@ -190,9 +190,8 @@ def _lineage(lineage: Lineage) -> Rows:
     return rows
 
 
-def _between(style: str, bounds: Bounds) -> str:
-    low, high = (style.format(bound) for bound in bounds)
-    return f"{low.removesuffix('%')} to {high}" if low.endswith("%") else f"{low} to {high}"
+def _between(style: str, bounds: Bounds | None) -> str:
+    return between(bounds, style.format).replace("% to ", " to ")
 
 
 def _table(rows: Rows) -> str:

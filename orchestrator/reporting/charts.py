@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 
 from orchestrator.reporting import svg, verdict
 from orchestrator.reporting.by_class import Pair
-from orchestrator.reporting.content import Figure
+from orchestrator.reporting.content import Figure, between
 from orchestrator.reporting.report import COMPARED, FIGURED, Bounds, Report, Role, System, best_member
 from orchestrator.reporting.svg import Scale, axes, drawing, element, line, mark, text
 from orchestrator.reporting.verdict import shown
@@ -68,7 +68,7 @@ def _whisker(system: System, x: Scale, y: float) -> list[Element]:
 
 
 def _to(bounds: Bounds | None) -> str:
-    return "" if bounds is None else f" ({shown(bounds[0])} to {shown(bounds[1])})"
+    return "" if bounds is None else f" ({between(bounds, shown)})"
 
 
 def differences(report: Report) -> list[Figure]:

@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 Rows = list[list[str]]
+
+
+def between(bounds: tuple[float, float] | None, shown: Callable[[float], str]) -> str:
+    """An interval as text; "-" for none. shown: the text of an end."""
+    return "-" if bounds is None else " to ".join(map(shown, bounds))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from orchestrator.reporting.content import Rows
+from orchestrator.reporting.content import Rows, between
 from orchestrator.reporting.tables import significant
 from orchestrator.reporting.verdict import interval
 from workers.evaluation.prospects import Estimate, Forecast, Rival
@@ -14,8 +14,10 @@ def rows(found: Forecast) -> Rows:
     """The forecast as a table."""
 
     def row(name: str, of: Estimate, sign: str = "") -> list[list[str]]:
-        low, value, high = (f"{100 * each:{sign}.2f}" for each in (of.low, of.value, of.high))
-        return [[name, value, f"{low} to {high}"]]
+        def shown(value: float) -> str:
+            return f"{100 * value:{sign}z.2f}"
+
+        return [[name, shown(of.value), between((of.low, of.high), shown)]]
 
     def rivals(name: str, of: Rival) -> list[list[str]]:
         return [

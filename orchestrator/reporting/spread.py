@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
+from orchestrator.reporting.content import between
+
 
 class SeedFigures(BaseModel):
     """Test accuracies of one repetition."""
@@ -58,10 +60,10 @@ def _row(name: str, values: Sequence[float], unit: str, least: float = -1.0, mos
     sign = "+" if unit == " points" else ""
 
     def shown(value: float) -> str:
-        return f"{100 * value:{sign}.2f}{unit if unit == '%' else ''}"
+        return f"{100 * value:{sign}z.2f}{unit if unit == '%' else ''}"
 
     mean, spread = statistics.fmean(values), statistics.stdev(values)
-    bounds = " to ".join(map(shown, interval(values, least, most)))
+    bounds = between(interval(values, least, most), shown)
     return [name + ("" if unit == "%" else ", points"), shown(mean), f"{100 * spread:.2f}", bounds, *map(shown, values)]
 
 

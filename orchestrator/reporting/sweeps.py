@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from orchestrator.reporting.content import Rows
 from orchestrator.reporting.report import COMPARED, Bounds, Report, gain_transferred
 from orchestrator.reporting.spread import interval
-from orchestrator.reporting.tables import accuracies, hours, number, percent, short_count
+from orchestrator.reporting.tables import accuracies, accuracy_bounds, hours, number, percent, short_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,13 +128,12 @@ def rows(sweep: Sweep) -> Rows:
         if each.problem:
             found.append([*values, *["-"] * len(figures), f"failed: {each.problem}"])
             continue
-        interval = each.student_interval
         found.append(
             [
                 *values,
                 number("accuracy", each.validation_accuracy),
                 number("accuracy", each.student),
-                "-" if interval is None else " to ".join(f"{100 * bound:.1f}" for bound in interval),
+                accuracy_bounds(each.student_interval),
                 number("accuracy", each.baseline),
                 number("accuracy", each.ensemble),
                 "not resolved" if each.may_be_chance else percent(each.gain_transferred),

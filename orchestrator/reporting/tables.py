@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from orchestrator.reporting import spread
 from orchestrator.reporting import verdict as verdicts
-from orchestrator.reporting.content import Rows
+from orchestrator.reporting.content import Rows, between
 from orchestrator.reporting.report import (
     COMPARED,
     FIGURED,
@@ -76,11 +77,11 @@ def front(report: Report) -> Rows:
                 short_count(student.parameters),
                 f"{student.latency_ms.p99:.2f}",
                 number("accuracy", student.test.accuracy),
-                _bounds(student.test.accuracy_interval),
+                accuracy_bounds(student.test.accuracy_interval),
                 f"{100 * (student.test.accuracy - baseline.test.accuracy):+z.2f}",
                 points(each.over_baseline_interval),
                 _transferred(each),
-                _shares(each.gain_transferred_interval),
+                between(each.gain_transferred_interval, percent),
                 percent(student.test.accuracy / of_all if of_all else None),
                 "yes" if each.on_front else "no",
             ]
@@ -105,7 +106,7 @@ def differences(report: Report) -> Rows:
     share = report.gain_transferred_interval
     if share is not None and report.gain_transferred is not None:
         answer = "yes" if report.resolved else "no"
-        rows.append(["gain transferred", verdicts.transferred(accuracies(report)), _shares(share), answer])
+        rows.append(["gain transferred", verdicts.transferred(accuracies(report)), between(share, percent), answer])
     return rows
 
 
@@ -130,7 +131,7 @@ def generations(report: Report) -> Rows:
             [
                 each.name,
                 number("accuracy", each.accuracy),
-                _bounds(each.accuracy_interval),
+                accuracy_bounds(each.accuracy_interval),
                 *(["", "", ""] if each.over is None else _sure(each.over)),
             ]
             for each in report.generations
@@ -167,7 +168,7 @@ def worth(report: Report) -> Rows:
                 str(count),
                 each.member,
                 number("accuracy", each.accuracy),
-                _bounds(each.accuracy_interval),
+                accuracy_bounds(each.accuracy_interval),
                 *adds,
                 number("nll", each.nll),
                 number("ece", each.ece),
@@ -182,16 +183,12 @@ def worth(report: Report) -> Rows:
 
 def points(bounds: Bounds | None) -> str:
     """An interval of a difference, in points."""
-    return "-" if bounds is None else " to ".join(f"{100 * bound:+z.2f}" for bound in bounds)
+    return between(bounds, lambda bound: f"{100 * bound:+z.2f}")
 
 
-def _bounds(bounds: Bounds | None) -> str:
-    return "-" if bounds is None else " to ".join(f"{100 * bound:.1f}" for bound in bounds)
-
-
-def _shares(bounds: Bounds | None) -> str:
-    """An interval of a share of the ensemble's gain."""
-    return "-" if bounds is None else " to ".join(f"{bound:.1%}" for bound in bounds)
+def accuracy_bounds(bounds: Bounds | None) -> str:
+    """An interval of an accuracy, in percent."""
+    return between(bounds, lambda bound: f"{100 * bound:.1f}")
 
 
 def _with_spread(point: CurvePoint | None) -> str:
@@ -223,7 +220,7 @@ def calibration(report: Report) -> Rows:
         test = system.test
         rows.append([role, number("accuracy", test.accuracy), percent(mean_confidence(system))])
         for name in ("ece", "nll", "brier"):
-            rows[-1] += [number(name, test.figure(name)), _to(test.interval(name))]
+            rows[-1] += [number(name, test.figure(name)), between(test.interval(name), partial(number, name))]
     return rows
 
 
@@ -237,9 +234,7 @@ def own_metrics(report: Report) -> Rows:
         test = report.system(role).test
         rows.append([role])
         for name in named:
-            bounds = test.interval(name)
-            to = "-" if bounds is None else " to ".join(number(name, bound) for bound in bounds)
-            rows[-1] += [number(name, test.figure(name)), to]
+            rows[-1] += [number(name, test.figure(name)), between(test.interval(name), partial(number, name))]
     return rows
 
 
@@ -249,10 +244,6 @@ def mean_confidence(system: System) -> float | None:
     examples = sum(found.examples)
     total = sum(n * confidence for n, confidence in zip(found.examples, found.confidence, strict=True))
     return total / examples if examples else None
-
-
-def _to(bounds: Bounds | None) -> str:
-    return "-" if bounds is None else " to ".join(f"{bound:.4f}" for bound in bounds)
 
 
 def training(report: Report) -> Rows:
@@ -350,7 +341,7 @@ def _mean_row(name: str, systems: Sequence[System], metrics: Sequence[str]) -> l
     return [
         name,
         number(accuracy, mean(s.test.accuracy for s in systems)),
-        _bounds(bounds),
+        accuracy_bounds(bounds),
         *(number(metric, known(metric)) for metric in others),
         short_count(round(mean(s.parameters for s in systems))),
         f"{mean(s.latency_ms.p50 for s in systems):.2f}",

@@ -94,6 +94,12 @@ def test_a_single_network_is_beaten_or_not() -> None:
     assert ["one network, 10 times the size, forecast", f"{100 * larger.as_much.value:.2f}"] in shown
 
 
+def test_a_gain_that_rounds_to_none_has_no_minus_sign() -> None:
+    of = prospects.Estimate(-1e-6, -1e-6, 0.01)
+    found = prospects.Forecast(count=3, trained=3, examples=10, one=of, together=of, members=of, gain=of, rivals={})
+    assert forecasts.rows(found)[-1][1:] == ["+0.00", "+0.00 to +1.00"]
+
+
 @pytest.mark.parametrize("more", [{}, {"training": 2.0}, {"training": 2.0, "size": 3.0}])
 def test_the_forecast_of_what_was_measured(more: dict[str, float]) -> None:
     """Sums are of members, then of single networks, then of all together."""

@@ -32,6 +32,17 @@ def test_each_row_has_mean_deviation_interval_and_every_seed() -> None:
     assert of["student's share of the ensemble's accuracy"][1] == f"{100 * deviation / 0.95:.2f}"
 
 
+def test_a_difference_that_rounds_to_none_has_no_minus_sign() -> None:
+    seeds = [
+        SeedFigures(
+            seed=k, run=f"r-{k}", best_member=0.9, ensemble=0.9, baseline=0.9, student=0.9 - 1e-6, gain_transferred=None
+        )
+        for k in range(2)
+    ]
+    of = {row[0]: row[1:] for row in spread.rows(seeds, "accuracy")}
+    assert of["student over ensemble, points"] == ["+0.00", "0.00", "+0.00 to +0.00", "+0.00", "+0.00"]
+
+
 def test_a_repetition_has_the_interval_of_its_share() -> None:
     found = reports.of_seed(plain(gain_transferred_interval=(0.4, 0.9), resolved=True))
     assert (found.gain_transferred_interval, found.resolved) == ((0.4, 0.9), True)
