@@ -17,6 +17,7 @@ from orchestrator.reporting import statistics, sums
 from orchestrator.reporting.report import Difference, GenerationFigures
 from orchestrator.reporting.sums import Float64
 from orchestrator.stages.context import Options
+from workers.evaluation.bootstrap import bounds_of
 from workers.evaluation.tasks import ENSEMBLE
 
 
@@ -44,8 +45,7 @@ def compared(config: RunConfig, options: Options) -> list[GenerationFigures]:
 
 def _figures(name: str, run: str, of: Float64, over: Difference | None) -> GenerationFigures:
     accuracy, interval = statistics.accuracy(of)
-    bounds = None if interval is None else interval.bounds
-    return GenerationFigures(name=name, run=run, accuracy=accuracy, accuracy_interval=bounds, over=over)
+    return GenerationFigures(name=name, run=run, accuracy=accuracy, accuracy_interval=bounds_of(interval), over=over)
 
 
 def _over(pair: tuple[str, str], found: dict[str, Float64]) -> Difference:

@@ -17,6 +17,7 @@ from orchestrator.reporting import markdown
 from orchestrator.reporting.content import between
 from orchestrator.reporting.report import Bounds, Report, System, best_member
 from orchestrator.reporting.statistics import Difference
+from workers.evaluation.bootstrap import bounds_of
 from workers.evaluation.latency import BATCH
 
 NOT_STATED = "not stated"
@@ -113,7 +114,7 @@ def _systems(measured: Measured, report: Report) -> Rows:
     rows: list[Sequence[str]] = [
         ["system", "accuracy", "95% interval", "nll", "95% interval", "ece", "95% interval", "p50 ms", "p99 ms"]
     ]
-    bounds = {name: None if of is None else of.bounds for name, of in measured.intervals.items()}
+    bounds = {name: bounds_of(of) for name, of in measured.intervals.items()}
     rows.append(_row("this export", measured.figures, bounds, measured.latency_ms))
     for title, system in (
         ("student in the run", report.system("student")),

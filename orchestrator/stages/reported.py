@@ -24,7 +24,7 @@ from orchestrator.stages.context import Context
 from orchestrator.stages.evaluation import Compared, MeasuredEnsemble, Worth
 from orchestrator.stages.soft_target_pass import SoftTargetPass
 from orchestrator.stages.trained import Trained
-from workers.evaluation.bootstrap import Interval
+from workers.evaluation.bootstrap import bounds_of
 from workers.models import predictor
 from workers.redact import redacted
 from workers.specs.base import FactorySpec
@@ -88,7 +88,7 @@ def _composed(run: Context, of: Outcome) -> Report:
         labels=list(run.dataset.label_names),
         systems=systems,
         gain_transferred=reports.gain_transferred(accuracy["baseline"], accuracy["ensemble"], accuracy["student"]),
-        gain_transferred_interval=_bounds(estimates.gain),
+        gain_transferred_interval=bounds_of(estimates.gain),
         resolved=estimates.gain is not None and not estimates.gain.holds_zero,
         differences=[reports.as_difference(each) for each in estimates.differences],
         test_groups=len(np.unique(run.dataset.groups["test"])) if "test" in run.dataset.groups else None,
@@ -122,13 +122,13 @@ def _worth(found: MeasuredEnsemble, trained: Sequence[Trained], held: Placement)
         MemberWorth(
             member=trained[k].member.name,
             accuracy=each.with_it,
-            accuracy_interval=_bounds(each.with_it_interval),
+            accuracy_interval=bounds_of(each.with_it_interval),
             nll=each.nll,
             ece=each.ece,
             adds=each.adds,
-            adds_interval=_bounds(each.adds_interval),
+            adds_interval=bounds_of(each.adds_interval),
             lost=each.lost,
-            lost_interval=_bounds(each.lost_interval),
+            lost_interval=bounds_of(each.lost_interval),
             **costs.of_member(trained[k], held),
         )
         for k, each in zip(worth.order, members, strict=True)
@@ -141,10 +141,6 @@ def _disagreement(worth: Worth | None) -> float | None:
         return None
     pairs = worth.sums.disagree[np.triu_indices(len(worth.order), 1)]
     return float(pairs.mean() / worth.sums.best[0].examples)
-
-
-def _bounds(interval: Interval | None) -> tuple[float, float] | None:
-    return None if interval is None else interval.bounds
 
 
 def _recipe(config: RunConfig) -> dict[str, str]:

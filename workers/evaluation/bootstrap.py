@@ -68,6 +68,11 @@ class Interval:
         return self.low <= 0.0 <= self.high
 
 
+def bounds_of(interval: Interval | None) -> tuple[float, float] | None:
+    """The bounds of an interval, where a figure has one."""
+    return None if interval is None else interval.bounds
+
+
 def blocks_of(groups: Index) -> Index:
     """The block of each example or position: [P] int64 in [0, `BLOCKS`).
 
