@@ -218,7 +218,7 @@ def _register(asked: Asked, run: _Run, folder: Path, measured: Measured, classes
         "share_of_ensemble": measured.share,
         "parameters": float(measured.parameters),
     }
-    name = asked.register or mlflow_export.name_of(run.config)
+    name = asked.register or run.config.tracking.student_name
     version = mlflow_export.register(
         run.config, folder, run.folder, name=name, figures=figures, classes=classes, run=run.report.name
     )

@@ -5,6 +5,7 @@ With `ensemble`, `student`, and the specs in `workers.specs`, which are sent to 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -139,3 +140,8 @@ class TrackingSpec(Spec):
     registered_model: Annotated[str, Field(pattern=MODEL_NAME)] | Literal[False] = ""
     """The student's name in MLflow's model registry, which also stores two examples of the test split. Left out: the
     experiment's name and `-student`; false: the run does not send the model to MLflow."""
+
+    @property
+    def student_name(self) -> str:
+        """The student's name in the registry, also where a run does not send it."""
+        return self.registered_model or re.sub(r"[/:']", "-", f"{self.experiment}-student")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import re
 import tempfile
 import time
 import warnings
@@ -29,11 +28,6 @@ from workers.redact import redacted
 CHAMPION = "champion"
 ROLE = "export"
 """Role of the MLflow run of an export."""
-
-
-def name_of(config: RunConfig) -> str:
-    """The registered model of the run's student."""
-    return config.tracking.registered_model or re.sub(r"[/:']", "-", f"{config.tracking.experiment}-student")
 
 
 def check(config: RunConfig) -> None:

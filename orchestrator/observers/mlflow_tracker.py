@@ -10,7 +10,6 @@ import base64
 import io
 import logging
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -266,8 +265,7 @@ class Tracker:
 
     def _models(self, report: Report, folder: str) -> str | None:
         """Log members and student as models of their runs; returns the student's identifier if it is sent."""
-        name = self._config.tracking.registered_model
-        if name is False:
+        if self._config.tracking.registered_model is False:
             return None
         run_id = self._run_of(report.system("student").name)
         weights = weights_of([member.name for member in report.members], self._config, folder)
@@ -286,7 +284,7 @@ class Tracker:
             place,
             record,
             experiment=self.experiment_id,
-            name=name or re.sub(r"[/:']", "-", f"{self._config.tracking.experiment}-student"),
+            name=self._config.tracking.student_name,
             tags={RUN: report.name, **accuracies},
         )
 
