@@ -34,7 +34,8 @@ def check(config: RunConfig) -> None:
     """Raise `RequestError` where the tracker would not take the run of an export. Writes nothing."""
     uri = config.tracking.uri
     mlflow_uri.reach(uri)
-    if uri.startswith(mlflow_uri.SQLITE) and not Path(uri.removeprefix(mlflow_uri.SQLITE)).exists():
+    file = mlflow_uri.sqlite_file(uri)
+    if file is not None and not file.exists():
         return  # `register` creates it
     mlflow_uri.prepare()
     from mlflow import MlflowClient
@@ -60,16 +61,12 @@ def register(
     the version may be written without the alias then.
     """
     mlflow_uri.prepare()
-    from mlflow import MlflowClient
     from mlflow.entities import Metric
     from mlflow.exceptions import MlflowException
 
     uri, version = config.tracking.uri, ""
     try:
-        if uri.startswith(mlflow_uri.SQLITE):
-            mlflow_uri.make_whole(Path(uri.removeprefix(mlflow_uri.SQLITE)))
-        client = MlflowClient(uri)
-        experiment = mlflow_runs.experiment(client, config.tracking.experiment, uri)
+        client, experiment = mlflow_runs.connected(uri, config.tracking.experiment)
         opened = last_opened(folder)
         parent = None if opened is None else mlflow_runs.opened(client, opened)
         tags = {RUN: run, FOLDER: redacted(folder), **({} if parent is None else {PARENT: parent.info.run_id})}

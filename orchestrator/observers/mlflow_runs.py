@@ -37,6 +37,7 @@ EXISTS = "RESOURCE_ALREADY_EXISTS"
 @contextmanager
 def opening(uri: str, experiment: str) -> Iterator[None]:
     """A block that opens runs; what a tracker or its client raises becomes a `RequestError` with its address."""
+    mlflow_uri.prepare()
     from mlflow.exceptions import MlflowException
 
     try:
@@ -46,6 +47,20 @@ def opening(uri: str, experiment: str) -> Iterator[None]:
             f"tracking: the tracker at '{redacted(uri)}' refused experiment '{experiment}' ({error}). Expected a name "
             "that it accepts and write access: set `tracking.experiment`, or give MLflow's credentials."
         ) from error
+
+
+def connected(uri: str, name: str) -> tuple[MlflowClient, str]:
+    """A client of the tracker at `uri`, and the identifier of the experiment; creates what is missing, a database too.
+
+    Raises: as `existing`, and OSError or ValueError where the client refuses.
+    """
+    from mlflow import MlflowClient
+
+    file = mlflow_uri.sqlite_file(uri)
+    if file is not None:
+        mlflow_uri.make_whole(file)
+    client = MlflowClient(uri)
+    return client, experiment(client, name, uri)
 
 
 def log_table(client: MlflowClient, run_id: str, columns: Mapping[str, Sequence[object]], file: str) -> None:

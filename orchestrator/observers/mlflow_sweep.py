@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from orchestrator.observers import mlflow_runs, mlflow_uri
+from orchestrator.observers import mlflow_runs
 from orchestrator.observers.mlflow_runs import FOLDER, ROLE
 from orchestrator.reporting import sweeps
 from orchestrator.reporting.sweeps import Sweep
@@ -30,15 +30,9 @@ class TrackedSweep:
 
     def __init__(self, uri: str, experiment: str, name: str, folder: str) -> None:
         """Open the run. Raises: `RequestError` where the tracker refuses it."""
-        mlflow_uri.prepare()
-        from mlflow import MlflowClient
-
         tags = {FOLDER: redacted(folder)}
         with mlflow_runs.opening(uri, experiment):
-            if uri.startswith(mlflow_uri.SQLITE):
-                mlflow_uri.make_whole(Path(uri.removeprefix(mlflow_uri.SQLITE)))
-            self.client = MlflowClient(uri)
-            self.experiment_id = mlflow_runs.experiment(self.client, experiment, uri)
+            self.client, self.experiment_id = mlflow_runs.connected(uri, experiment)
             every = self.client.search_runs([self.experiment_id], f"tags.`{ROLE}` = 'sweep'")
             found = [run for run in every if run.data.tags.get(FOLDER) == tags[FOLDER]]
             if found:

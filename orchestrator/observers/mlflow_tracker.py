@@ -13,11 +13,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.config.run_config import RunConfig
-from orchestrator.observers import mlflow_descriptions, mlflow_models, mlflow_runs, mlflow_sweep, mlflow_uri
+from orchestrator.observers import mlflow_descriptions, mlflow_models, mlflow_runs, mlflow_sweep
 from orchestrator.observers.events import EpochEnded, Event, ReportReady, RunEnded, SystemAdded, SystemTrained
 from orchestrator.observers.mlflow_runs import FOLDER, OPENED_AS, PARENT, PART_OF, REQUEST, RUN
 from orchestrator.observers.tracking_record import CONTEXTS, TrackingRecord
@@ -85,21 +84,15 @@ class Tracker:
 
         Raises: `RequestError` where the tracker rejects the run.
         """
-        mlflow_uri.prepare()
-        from mlflow import MlflowClient
-
-        uri = config.tracking.uri
+        uri, experiment = config.tracking.uri, config.tracking.experiment
         self._config, self._record = config, record
         self._runs: dict[str, str] = {}
         self._roles: dict[str, Any] = {}
         self._known: dict[tuple[str, str], set[int]] = {}
         """The steps of a run's metric that the tracker has, cached."""
         self._opening = threading.RLock()
-        with mlflow_runs.opening(uri, config.tracking.experiment):
-            if uri.startswith(mlflow_uri.SQLITE):
-                mlflow_uri.make_whole(Path(uri.removeprefix(mlflow_uri.SQLITE)))
-            self.client = MlflowClient(uri)
-            self.experiment_id = mlflow_runs.experiment(self.client, config.tracking.experiment, uri)
+        with mlflow_runs.opening(uri, experiment):
+            self.client, self.experiment_id = mlflow_runs.connected(uri, experiment)
             self._open(earlier, fresh, again)
         self._failures = 0
         self._left_alone_s = 0.0

@@ -44,18 +44,23 @@ def prepare() -> None:
         logging.getLogger(name).setLevel(level)
 
 
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite database; None for a server or another database."""
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+
+
 def reach(uri: str) -> None:
     """Raise `RequestError` unless an MLflow tracker is reachable at `uri`; leaves no files."""
     try:
         parts = http_probe.split(uri)
-        database = parts.scheme.partition("+")[0]
+        file, database = sqlite_file(uri), parts.scheme.partition("+")[0]
         if parts.scheme in ("http", "https"):
             context = _certificates() if parts.scheme == "https" else None
             http_probe.get(uri, "/health", _authorization(), REACH_TIMEOUT_S, context)
-        elif uri.startswith(SQLITE) and "?" in uri:
+        elif file is not None and "?" in uri:
             raise ValueError("its '?' ends the path, since options follow it in the URL of a database")
-        elif uri.startswith(SQLITE):
-            _reach_sqlite(Path(uri.removeprefix(SQLITE)))
+        elif file is not None:
+            _reach_sqlite(file)
         elif database in DATABASE_PORTS:
             port = parts.port or DATABASE_PORTS[database]
             socket.create_connection((parts.hostname or "localhost", port), timeout=REACH_TIMEOUT_S).close()
@@ -128,4 +133,5 @@ def make_whole(path: Path) -> None:
 
 def artifacts(uri: str) -> str | None:
     """The artifact location: beside a SQLite file; None for a server, which has its own."""
-    return (Path(uri.removeprefix(SQLITE)).parent / "mlruns").as_uri() if uri.startswith(SQLITE) else None
+    file = sqlite_file(uri)
+    return None if file is None else (file.parent / "mlruns").as_uri()
