@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.plan.outlook import READ_BYTES_S, epoch_s, read_bytes
-from orchestrator.plan.what_if import MUCH, distilled, planned_anew
+from orchestrator.plan.what_if import MUCH, distilled
 from orchestrator.plan.whole import Runs, whole
 from workers.errors import RequestError
 
@@ -66,12 +66,17 @@ def _designs(runs: Runs, free: int | None) -> Iterator[Design]:
         top_k = way["top_k"]
         if top_k is not None and (spec.is_scheduled or top_k >= classes):
             continue
-        try:
-            changed = runs.changed(lambda case, way=way: planned_anew(distilled(case, **way)))  # type: ignore[misc]
-        except RequestError:  # a term cannot learn from it
-            continue
+        changed = _changed(runs, way)
         if changed is not None:
             yield _design(way, changed, free, configured=way == own)
+
+
+def _changed(runs: Runs, way: Mapping[str, Any]) -> Runs | None:
+    """The runs with these settings of `distillation`; None where a term cannot learn from it."""
+    try:
+        return runs.changed(lambda case: distilled(case, **way))
+    except RequestError:
+        return None
 
 
 def _design(way: Mapping[str, Any], runs: Runs, free: int | None, *, configured: bool) -> Design:

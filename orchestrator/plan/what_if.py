@@ -12,7 +12,6 @@ from orchestrator.cluster import resources
 from orchestrator.config.ensemble import FIRST_MEMBERS
 from orchestrator.plan.facts import Facts
 from orchestrator.plan.outlook import Case, Outlook
-from orchestrator.plan.plan import plan
 from orchestrator.plan.whole import Runs, whole
 from workers.errors import RequestError
 from workers.specs.models import Network
@@ -43,16 +42,11 @@ def variations(runs: Runs) -> Iterator[Variation]:
     """The outlook with each change that these runs allow."""
     for change, varied in CHANGES.items():
         try:
-            other = runs.changed(lambda case, varied=varied: planned_anew(varied(case)))  # type: ignore[misc]
+            other = runs.changed(varied)
         except RequestError:  # the cluster cannot do it
             continue
         if other is not None:
             yield Variation(change, whole(other), varied is not _flat)
-
-
-def planned_anew(case: Case | None) -> Case | None:
-    """The case with the plan of its changed configuration. Raises: `RequestError` where the cluster cannot do it."""
-    return None if case is None else replace(case, plan=plan(case.config, case.facts))
 
 
 def fastest(of: Outlook, found: Sequence[Variation]) -> Variation | None:

@@ -42,11 +42,15 @@ class Runs:
     students: Mapping[str, Timed] = field(default_factory=dict)
 
     def changed(self, change: Callable[[Case], Case | None]) -> Runs | None:
-        """The same with a change of every run; None where one of them does not allow it."""
+        """The same with a change of every run, planned anew; None where one of them does not allow it.
+
+        Raises: `RequestError` where the cluster cannot do it.
+        """
         found = {name: change(each.case) for name, each in {"": self.first, **self.students}.items()}
-        cases = {name: case for name, case in found.items() if case is not None}
-        if len(cases) < len(found):
+        changed = {name: case for name, case in found.items() if case is not None}
+        if len(changed) < len(found):
             return None
+        cases = {name: replace(case, plan=plan(case.config, case.facts)) for name, case in changed.items()}
         students = {name: Timed(cases[name], each.rates) for name, each in self.students.items()}
         return Runs(Timed(cases[""], self.first.rates), students)
 
