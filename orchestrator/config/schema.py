@@ -6,6 +6,7 @@ With `ensemble`, `student`, and the specs in `workers.specs`, which are sent to 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -127,6 +128,12 @@ class ReportSpec(Spec):
     image_shape: Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] | None = None
     """The shape as which the report draws an example that is a flat row of pixels, such as `[28, 28]` or
     `[3, 32, 32]`. Left out: rows are not drawn, and examples of such shapes are."""
+
+    def price(self, hours: Iterable[tuple[float, float]]) -> float | None:
+        """The price of pairs of core hours and GPU hours; None without prices."""
+        if not (self.core_hour_price or self.gpu_hour_price):
+            return None
+        return sum(cores * self.core_hour_price + gpus * self.gpu_hour_price for cores, gpus in hours)
 
 
 class TrackingSpec(Spec):

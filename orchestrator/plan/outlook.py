@@ -13,7 +13,6 @@ from orchestrator.cluster import resources
 from orchestrator.cluster.resources import Machines
 from orchestrator.config.ensemble import EnsembleSpec, MemberGroup
 from orchestrator.config.run_config import STUDENT, RunConfig
-from orchestrator.config.schema import ReportSpec
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.rates import BACKWARD, Rates, TrainingRate, units
@@ -128,15 +127,8 @@ def outlook(case: Case, rates: Rates) -> Outlook:
         pass_seconds=pass_s,
         soft_targets=case.plan.sizes.soft_targets,
         bound_by=bound_by,
-        price=price(stages, case.config.report),
+        price=case.config.report.price((each.core_hours, each.gpu_hours) for each in stages),
     )
-
-
-def price(stages: Sequence[PlannedStage], prices: ReportSpec) -> float | None:
-    """The price of all hours; None without prices."""
-    if not (prices.core_hour_price or prices.gpu_hour_price):
-        return None
-    return sum(each.core_hours * prices.core_hour_price + each.gpu_hours * prices.gpu_hour_price for each in stages)
 
 
 def makespan(durations: Sequence[float], slots: int, after: Mapping[int, int] | None = None) -> float:

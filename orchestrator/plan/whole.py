@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from orchestrator.config.student import StudentSpec
-from orchestrator.plan.outlook import Case, Outlook, PlannedStage, outlook, price
+from orchestrator.plan.outlook import Case, Outlook, PlannedStage, outlook
 from orchestrator.plan.plan import plan
 from orchestrator.plan.rates import BACKWARD, Rates
 from workers import storage
@@ -81,7 +81,8 @@ def whole(runs: Runs) -> Outlook:
     if config.seeds > 1:
         stages.append(_repeated("seed", stages, seconds, config.seeds - 1))
         seconds += stages[-1].seconds
-    return replace(run, stages=tuple(stages), seconds=seconds, price=price(stages, config.report))
+    spent = config.report.price((each.core_hours, each.gpu_hours) for each in stages)
+    return replace(run, stages=tuple(stages), seconds=seconds, price=spent)
 
 
 def _copies(name: str, stored: int) -> PlannedStage:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from orchestrator.cluster.resources import Placement
-from orchestrator.config.run_config import RunConfig
 from orchestrator.plan.plan import Plan
 from orchestrator.reporting.report import Bound, Spent
 from orchestrator.stages.soft_target_pass import SoftTargetPass
@@ -40,12 +39,6 @@ def of_member(member: Trained, held: Placement) -> dict[str, float]:
         return {}
     hours = sum(epoch.seconds for epoch in member.history) / 3600
     return {"core_hours": hours * held.num_cpus, "gpu_hours": hours * held.num_gpus}
-
-
-def price(config: RunConfig, cost: Mapping[str, Spent]) -> float | None:
-    """The price of the run; None where the configuration has no hourly price."""
-    core, gpu = config.report.core_hour_price, config.report.gpu_hour_price
-    return sum(s.core_hours * core + s.gpu_hours * gpu for s in cost.values()) if core or gpu else None
 
 
 def bound_by(student: Trained, made: SoftTargetPass) -> Bound:

@@ -101,7 +101,7 @@ def _composed(run: Context, of: Outcome) -> Report:
         stages=[_beside_plan(stage, kept) for stage in run.events.stages],
         bound_by=costs.bound_by(student, made),
         cost=cost,
-        price=costs.price(config, cost),
+        price=config.report.price((each.core_hours, each.gpu_hours) for each in cost.values()),
         notes=[*filter(None, [run.options.note, of.compared.note])],
         lost_members=made.complete().missing_members(),
         paper=config.report.paper,
