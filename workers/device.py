@@ -1,8 +1,10 @@
-"""The device of a process."""
+"""The device of a process, and its threads."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -23,3 +25,14 @@ def device(name: str | torch.device | None = None) -> torch.device:
             "members, and them alone, compute on CPUs."
         )
     return asked
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A block in which torch computes with one thread, and so do sessions of ONNX Runtime that are loaded in it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -6,8 +6,7 @@ those of the report.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from orchestrator.reporting import statistics
 from orchestrator.reporting.statistics import Difference
 from workers.data.arrays import spread
 from workers.data.dataset import Dataset
+from workers.device import one_thread
 from workers.errors import RunError
 from workers.evaluation import latency, metrics
 from workers.evaluation.bootstrap import Interval
@@ -122,17 +122,6 @@ def measure(
         bytes=_size(Path(made.weights)),
         agreement=agreement,
     )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch and sessions of ONNX Runtime that are loaded in the block use one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _agreement(found: Predictor, made: Made, student: Student, dataset: Dataset, how: Inference) -> Agreement:

@@ -94,7 +94,7 @@ def test_answers_of_elements_are_those_of_the_positions(tmp_path: Path) -> None:
 def test_a_session_is_of_one_thread_of_a_cpu_whatever_the_package_offers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestrator.export.measure import one_thread
+    from workers.device import one_thread
 
     asked: list[tuple[Any, Any]] = []
     session = onnxruntime.InferenceSession

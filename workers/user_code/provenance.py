@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from workers import storage
+from workers.device import one_thread
 from workers.errors import RequestError
 from workers.specs.base import FactorySpec, Spec
 from workers.specs.models import ModelSpec, OwnModel, SklearnModel
@@ -111,7 +112,7 @@ def _look(spec: FactorySpec, call: Callable[[], Any]) -> Examined:
     module_name, _, function = spec.factory.partition(":")
     root = factories.private_root(module_name, spec.folder)
     factories.load(spec.factory, spec.folder)  # first, since some code can run only once in a process
-    with _one_thread():
+    with one_thread():  # some initial weights depend on the number of threads
         try:
             with beside.fresh(root) if root is not None else nullcontext():
                 return _watch(spec, call, root, function)
@@ -248,17 +249,6 @@ def _digest(uri: str) -> str:
             for block in storage.blocks(file):
                 content.update(block)
     return content.hexdigest()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread, since some initial weights depend on the number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
