@@ -5,6 +5,9 @@ the key or file, the found and the expected value, and the remedy. Errors cross 
 only its message and can be pickled.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class StillhouseError(Exception):
     """Base of the errors that are shown to the user as one message, without a traceback."""
@@ -45,6 +48,15 @@ class Unreachable(RequestError):
 
 class MissingColumn(RequestError):
     """A file of the data has no column of a name that the configuration gives."""
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """A block in which the message of a `RequestError` begins with what it is about."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"{what}: {error}") from error
 
 
 class GateError(StillhouseError):

@@ -27,7 +27,7 @@ from workers import mixture_weights, storage
 from workers.data import labels, loading, memory, sampling
 from workers.data.dataset import Dataset
 from workers.data.memory import size
-from workers.errors import RequestError
+from workers.errors import RequestError, naming
 from workers.evaluation import bias, custom_metrics
 from workers.models import predictor, torch_module
 from workers.seeds import seed_of, seeded
@@ -120,10 +120,8 @@ def check_code(config: RunConfig, built: set[str]) -> None:
         name = model.model_dump_json()
         if name not in built:
             built.add(name)
-            try:
+            with naming(key):
                 _build(model)
-            except RequestError as error:
-                raise RequestError(f"{key}: {error}") from error
 
 
 def _build(model: AnyModel) -> None:
@@ -176,7 +174,7 @@ def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.de
         named = other.every_split.model_dump_json()
         dataset = read.get(named) or read.setdefault(named, loading.load(other.every_split, other.seed))
         settled_ = other.for_classes(dataset.classes, dataset.label_names)
-        try:
+        with naming(name):
             for key, recipe in _of_student(other).items():
                 optimizer.check_schedule(f"{key}.schedule", recipe)
             _check_objective(settled_, dataset)
@@ -185,8 +183,6 @@ def check_further(config: RunConfig, wait_for: Callable[[str], None] = logger.de
             for role in roles(settled_, dataset):
                 if role.name.startswith(("student", "baseline")):
                     _check_role(role, dataset, odd)
-        except RequestError as error:
-            raise RequestError(f"{name}: {error}") from error
 
 
 def _further(config: RunConfig) -> dict[str, RunConfig]:

@@ -28,7 +28,7 @@ from orchestrator.stages import preflight
 from orchestrator.sweep.processes import Job, Processes, digest
 from orchestrator.sweep.proposals import Proposals, of_grid, of_search, side_by_side
 from workers import storage
-from workers.errors import RequestError, RunError
+from workers.errors import RequestError, RunError, naming
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -210,13 +210,11 @@ def _check(
     points, configs, built = grid.each_value(ends) if search else grid.points(ends), [], set[str]()
     screen.wait_for(f"building the models of {len(points):,} runs")
     for point in points:
-        try:
+        with naming(f"--over {', '.join(grid.overrides(point))}"):
             name = grid.name_of(base.name, point, _most(base))
             configs.append(RunConfig.load(path, [*common, *grid.overrides(point), f"name={name}"]))
             for run in (configs[-1], *configs[-1].of_students().values()):
                 preflight.check_code(run, built)
-        except RequestError as error:
-            raise RequestError(f"--over {', '.join(grid.overrides(point))}: {error}") from error
     return configs[0].model_copy(update={"name": base.name})
 
 

@@ -22,7 +22,7 @@ from workers.data.arrays import Index, kind_of, spread
 from workers.data.column import Column
 from workers.data.examples import AnyColumn, Columns, Examples, columns_of, described, same_columns
 from workers.data.ragged import Ragged
-from workers.errors import RequestError
+from workers.errors import RequestError, naming
 from workers.hashing import GOLDEN, mixed
 from workers.specs.data import AugmentSpec
 from workers.user_code import calls, factories
@@ -225,11 +225,9 @@ def read(spec: AugmentSpec | None) -> dict[str, Any]:
         return {}
     readers, found = getattr(factories.load(spec.factory, spec.folder), READERS, {}), {}
     for name, place in named_files(spec).items():
-        with calls.checked(f"data.augment.kwargs.{name}: reading '{place}' raised"):
-            try:
-                found[name] = readers[name](place)
-            except RequestError as error:
-                raise RequestError(f"data.augment.kwargs.{name}: {error}") from error
+        key = f"data.augment.kwargs.{name}"
+        with calls.checked(f"{key}: reading '{place}' raised"), naming(key):
+            found[name] = readers[name](place)
     return found
 
 

@@ -20,7 +20,7 @@ from workers.data.collate import Collator, Inputs, Strip, collate, rows_between,
 from workers.data.examples import Examples, columns_of
 from workers.data.ragged import Ragged
 from workers.data.tokens import IDS, vocabulary
-from workers.errors import RequestError
+from workers.errors import RequestError, naming
 from workers.models import checked, outputs
 from workers.models.comparison import ALONE, SAME, apart, finite, lost
 from workers.models.predictor import Predictor
@@ -75,10 +75,8 @@ class Network:
 
     def some(self, ids: Index) -> Inputs:
         """The examples `ids`, as a batch of the model's collator. Raises: `RequestError` where it cannot make one."""
-        try:
+        with naming(str(self)):
             return self.collator(self.x, ids)
-        except RequestError as error:
-            raise RequestError(f"{self}: {error}") from error
 
     def answers(self, batch: Inputs) -> Tensor:
         """Logits [P, K] in evaluation mode. Raises: `RequestError` where the output is anything else."""

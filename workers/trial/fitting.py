@@ -12,7 +12,7 @@ import numpy as np
 from workers.data.arrays import spread
 from workers.data.dataset import Split
 from workers.data.labels import UNLABELLED
-from workers.errors import RequestError
+from workers.errors import naming
 from workers.models import predictor
 from workers.models.predictor import Lessons
 from workers.seeds import seed_of, seeded
@@ -63,10 +63,8 @@ def check_fitting(role: FitRole, classes: int, odd: Sequence[OddRow]) -> tuple[s
         with tempfile.TemporaryDirectory(prefix="stillhouse-trial-") as folder:
             place = Path(folder, role.model.weights_name)
             place.write_bytes(fitted.dump())
-            try:
+            with naming(f"{network} cannot be saved and loaded"):
                 loaded = kind.load(role.model, str(place))
-            except RequestError as error:
-                raise RequestError(f"{network} cannot be saved and loaded: {error}") from error
             asked.check_same(network, loaded)
     return notes + tuple(f"The {network}: {note}" for note in fitted.notes())
 

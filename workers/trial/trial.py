@@ -11,8 +11,7 @@ The trial restores all random states.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +25,7 @@ from workers.data.collate import Collator, Inputs, described, rows_of
 from workers.data.dataset import NO_ROWS, Split
 from workers.data.examples import Examples
 from workers.data.labels import UNLABELLED
-from workers.errors import RequestError
+from workers.errors import RequestError, naming
 from workers.evaluation import class_order
 from workers.models import at_positions, checked, checkpoints, outputs, predictor, teacher_layers, torch_module
 from workers.models.comparison import finite, some
@@ -146,7 +145,7 @@ def _check_begins(role: Role, module: nn.Module, source: AnyModel) -> None:
             "of a `checkpoint`. Expected the same `checkpoint` in both, or none."
         )
     other: nn.Module = predictor.kind_of(source).made(source)
-    with _naming(f"{role}: `initial` names a member of another architecture"):
+    with naming(f"{role}: `initial` names a member of another architecture"):
         checkpoints.fill(module, checkpoints.packed(other.state_dict()), f"what {source.label} makes")
 
 
@@ -283,7 +282,7 @@ def _take_steps(role: Role, network: Network, odd: Sequence[Examples]) -> None:
     """
     goal = objective.build(role.loss)
     teacher = _beside(role, goal)
-    with _naming(str(role)):
+    with naming(str(role)):
         loop.prepare(goal, network.module, teacher, loop.few(role.examples.x, network.collator), role.seed)
     progress = loop.begin(network.module, role.training.for_model(role.model), len(role.examples), goal.module)
     pieces = piece_sizes(len(role.examples), role.training, role.workers)
@@ -328,19 +327,10 @@ def _beside(role: Role, goal: Objective) -> Beside | None:
             "show. Leave `compile` out."
         )
     found = beside.of_module(module, goal.beside, "float32")
-    with _naming(f"{HIDDEN}: {role.beside.label}"):
+    with naming(f"{HIDDEN}: {role.beside.label}"):
         few = loop.few(role.examples.x, own)
         found(few, np.arange(len(few)))()
     return found
-
-
-@contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Begins the message of a `RequestError` with what it is about."""
-    try:
-        yield
-    except RequestError as error:
-        raise RequestError(f"{what}: {error}") from error
 
 
 def _member(role: Role) -> nn.Module:
@@ -447,11 +437,9 @@ def _check_reloaded(network: Network, model: AnyNetwork) -> None:
         raise RequestError(f"{network} returned NaN or infinity{AFTER_A_STEP}.{SMALLER_STEPS}")
     loaded = torch_module.build(model)
     _check_grown(network, loaded)
-    try:
+    with naming(f"{network} cannot be saved and loaded"):
         content = checkpoints.packed(network.module.state_dict())
         checkpoints.fill(loaded, content, "what was saved of it")
-    except RequestError as error:
-        raise RequestError(f"{network} cannot be saved and loaded: {error}") from error
     asked.check_same(network, TorchPredictor(loaded))
 
 
