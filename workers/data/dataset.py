@@ -23,6 +23,7 @@ from workers.data.labels import MEASURED, UNLABELLED, has_label
 from workers.data.masked_texts import MaskedColumns
 from workers.data.numbering import Numbering
 from workers.data.positions import Positions
+from workers.data.ragged import per_row
 from workers.specs.data import AugmentSpec
 from workers.user_code import provenance
 
@@ -68,9 +69,7 @@ class Split:
         """How many labels each of some of the examples has: [n] int64."""
         if isinstance(self.x, MaskedColumns):
             return self.x.labelled(ids)
-        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.labels_of(ids) != UNLABELLED)])
-        found: Index = np.diff(before[self.rows.edges(ids)])
-        return found
+        return per_row(self.labels_of(ids) != UNLABELLED, self.rows.edges(ids))
 
     def read(self, ids: Index) -> tuple[Examples, Index, Index]:
         """Examples of which some rows are those of `ids` [n], these rows [n], and their labels as of `labels_of`.

@@ -9,7 +9,7 @@ import numpy as np
 from workers.data.arrays import Index
 from workers.data.examples import AnyColumn, Columns, Examples, columns_of, explicit_positions
 from workers.data.labels import UNLABELLED
-from workers.data.ragged import Ragged
+from workers.data.ragged import Ragged, edges_of, per_row
 from workers.errors import RequestError
 
 
@@ -98,6 +98,4 @@ def labelled(name: str, x: Examples, y: Index) -> tuple[Examples, Index]:
     has = y != UNLABELLED
     if not has.any():
         raise RequestError(f"data.{name}: no element has a label (all are -1); expected some to measure by.")
-    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(has)])
-    edges = np.concatenate([np.zeros(1, np.int64), np.cumsum(where.lengths)])
-    return replace(x, positions=Ragged.packed(where.flat[has], np.diff(ends[edges]))), y[has]
+    return replace(x, positions=Ragged.packed(where.flat[has], per_row(has, edges_of(where.lengths)))), y[has]

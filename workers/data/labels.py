@@ -11,7 +11,7 @@ from workers.data.arrays import Index
 from workers.data.examples import Columns, Examples, explicit_positions
 from workers.data.label_names import listed
 from workers.data.positions import Positions
-from workers.data.ragged import Ragged
+from workers.data.ragged import Ragged, per_row
 from workers.errors import RequestError
 from workers.specs.data import LABEL, LABEL_OF_TEXTS
 
@@ -249,9 +249,7 @@ def notes(
 
 def has_label(y: Index, rows: Positions) -> NDArray[np.bool_]:
     """Whether each of N examples has a label, at one of its positions at least: [N] bool. y: [P] labels."""
-    counted = np.concatenate([np.zeros(1, np.int64), np.cumsum(y != UNLABELLED)])
-    found: NDArray[np.bool_] = np.diff(counted[rows.edges(np.arange(rows.examples))]) > 0
-    return found
+    return per_row(y != UNLABELLED, rows.edges(np.arange(rows.examples))) > 0
 
 
 def in_words(ids: Index, names: Sequence[str]) -> str:

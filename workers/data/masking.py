@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from workers.data import tokens
 from workers.data.arrays import Index
 from workers.data.labels import UNLABELLED
-from workers.data.ragged import Ragged, stretches
+from workers.data.ragged import Ragged, edges_of, per_row, stretches
 from workers.data.tokens import Tokenization
 from workers.errors import RequestError
 from workers.hashing import GOLDEN, Hashes, mixed
@@ -108,7 +108,7 @@ def ordinary_of(ids: Ragged, how: Masking, split: str, rows: Index | None = None
     is_ordinary = how.weights > 0
     of_blocks: list[Index] = []
     for _, block in ids.blocks(BLOCK_BYTES):
-        of_blocks.append(_per_row(is_ordinary[block.flat], block.lengths))
+        of_blocks.append(per_row(is_ordinary[block.flat], edges_of(block.lengths)))
     found: Index = np.concatenate([np.zeros(0, np.int64), *of_blocks])
     without = np.flatnonzero(found == 0)
     if len(without):
@@ -149,7 +149,7 @@ def drawn(ids: Ragged, keys: Hashes, how: Masking) -> Drawn:
     ordinary = weights > 0
     with np.errstate(divide="ignore"):  # the first of independent clocks at these rates (Efraimidis 2006)
         arrivals = np.where(ordinary, -np.log(_uniform(keys[of_text], places, 0)) / weights, np.inf)
-    counts = _per_row(ordinary, lengths)
+    counts = per_row(ordinary, edges_of(lengths))
     chosen = np.sort(np.lexsort((arrivals, of_text))[stretches(starts, how.masked(counts))])
     made = flat.astype(np.int32)
     made[chosen] = _replaced(flat[chosen], keys[of_text[chosen]], places[chosen], how.vocabulary)
@@ -178,12 +178,4 @@ def _replaced(chosen: Index, keys: Hashes, places: Index, vocabulary: Vocabulary
     share, which, ordinary = _uniform(keys, places, 1), _uniform(keys, places, 2), np.flatnonzero(vocabulary.ordinary)
     others = ordinary[np.minimum((which * len(ordinary)).astype(np.int64), len(ordinary) - 1)]
     found: Index = np.where(share <= MASKED, vocabulary.mask, np.where(share <= MASKED + RANDOM, others, chosen))
-    return found
-
-
-def _per_row(kept: NDArray[np.bool_], lengths: Index) -> Index:
-    """How many elements of each row are kept."""
-    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
-    edges = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    found: Index = np.diff(ends[edges])
     return found

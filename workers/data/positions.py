@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from workers.data.ragged import Index, stretches
+from workers.data.ragged import Index, edges_of, stretches
 
 
 @dataclass(frozen=True)
@@ -80,4 +80,4 @@ class Positions:
         """Offsets of the rows of each of these examples, and the end of the last: [n + 1], from 0."""
         if self.counts is None:
             return np.arange(len(ids) + 1)
-        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.of(ids))])
+        return edges_of(self.of(ids))

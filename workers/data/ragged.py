@@ -153,6 +153,17 @@ def contiguous(parts: Iterable[Ragged]) -> Ragged:
     return Ragged.packed(np.concatenate([p.flat for p in several]), np.concatenate([p.lengths for p in several]))
 
 
+def edges_of(counts: Index | NDArray[np.bool_]) -> Index:
+    """Offsets of rows of so many elements, one after another, and the end of the last: [n + 1] int64, from 0."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+
+
+def per_row(which: NDArray[np.bool_], edges: Index) -> Index:
+    """How many of these elements each row has: [n] int64. which: [V], of each element. edges: of the rows [n + 1]."""
+    found: Index = np.diff(edges_of(which)[edges])
+    return found
+
+
 def stretches(starts: Index, lengths: Index) -> Index:
     """start, start + 1, ... of each stretch, one after another: [sum of lengths]."""
     total = int(lengths.sum())

@@ -50,8 +50,7 @@ def tokenize_block(folder: str, number: int, texts: Sequence[Ragged], tokenizati
 
 
 def _as_lists(rows: Ragged) -> pa.LargeListArray:
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(rows.lengths)])
-    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(rows.flat))
+    return pa.LargeListArray.from_arrays(pa.array(ragged.edges_of(rows.lengths)), pa.array(rows.flat))
 
 
 def read(folder: str, names: Sequence[str]) -> dict[str, Ragged]:
