@@ -5,8 +5,11 @@ the key or file, the found and the expected value, and the remedy. Errors cross 
 only its message and can be pickled.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class StillhouseError(Exception):
@@ -68,3 +71,9 @@ class GateError(StillhouseError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; the name of its class where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def first_few(what: Sequence[T], most: int, text: Callable[[T], str] = repr) -> str:
+    """The first of several for a message, at most so many, and how many more there are."""
+    more = f" and {len(what) - most} more" if len(what) > most else ""
+    return ", ".join(map(text, what[:most])) + more

@@ -16,6 +16,7 @@ from orchestrator.reporting.content import Rows
 from orchestrator.reporting.markdown import literal
 from orchestrator.reporting.plots import OVERVIEW
 from orchestrator.reporting.report import COMPARED, SPECIALISTS, Report, Role, SoftTargets, System
+from workers.errors import first_few
 from workers.redact import HIDDEN, redacted
 
 NOT_OF_THE_EXPERIMENT = ("name", "storage", "tracking", "report")
@@ -137,8 +138,7 @@ def _joined(soft: SoftTargets) -> str:
 
 def _links(systems: Sequence[System], base: str, runs: Mapping[str, str]) -> str:
     """Links to the systems; MLflow's descriptions have space for at most `LINKED`."""
-    more = f" and {len(systems) - LINKED} more" if len(systems) > LINKED else ""
-    return ", ".join(_link(system, base, runs) for system in systems[:LINKED]) + more
+    return first_few(systems, LINKED, lambda system: _link(system, base, runs))
 
 
 def _link(system: System, base: str, runs: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from orchestrator.run_folder.history import last_opened
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
 from workers.artifacts import catalogue
-from workers.errors import RequestError
+from workers.errors import RequestError, first_few
 from workers.specs.models import is_of_model
 
 MARK = paths.PLACES["mark"].path()
@@ -110,6 +110,5 @@ def _is_inside(place: str, folder: str) -> bool:
     return inner.is_relative_to(outer)
 
 
-def _some(names: list[str], most: int = 5) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+def _some(names: list[str]) -> str:
+    return first_few(names, 5, "'{}'".format)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from workers.errors import first_few
 from workers.redact import redacted
 
 DIGITS = 16
@@ -70,8 +71,7 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     differing = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     causes = [name for name in differing if not name.startswith("built.")]  # usually an effect of another change
     found = [_change(name, before.get(name), after.get(name)) for name in causes or differing]
-    more = f" and {len(found) - SHOWN_CHANGES} more" if len(found) > SHOWN_CHANGES else ""
-    return ", ".join(found[:SHOWN_CHANGES]) + more
+    return first_few(found, SHOWN_CHANGES, str)
 
 
 def _digest(value: Any, of_keys: str) -> str:

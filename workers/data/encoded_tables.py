@@ -21,7 +21,7 @@ from workers.data import headers, label_names, shards, table_files, tables
 from workers.data.label_names import NamedLabels
 from workers.data.labels import LABELLED, label_fix
 from workers.data.table_files import is_text, plain
-from workers.errors import MissingColumn, RequestError, first_line
+from workers.errors import MissingColumn, RequestError, first_few, first_line
 
 Numbers = NDArray[np.float32]
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
@@ -330,10 +330,9 @@ def _told(encodings: Sequence[Encoding]) -> list[str]:
     several = [each for each in encodings if len(each.names) > 1 or each.fill is None]
     if not several:
         return []
-    shown = ", ".join(f"{each.name} ({len(each.names)})" for each in several[: tables.NAMED])
-    more = f" and {len(several) - tables.NAMED} more" if len(several) > tables.NAMED else ""
+    shown = first_few(several, tables.NAMED, lambda each: f"{each.name} ({len(each.names)})")
     total = sum(len(each.names) for each in encodings)
     return [
         f"data.train: {len(encodings)} columns are {total} numbers, since some are categories, lists, or have empty "
-        f"cells: {shown}{more}."
+        f"cells: {shown}."
     ]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.data.arrays import Index
-from workers.errors import RequestError
+from workers.errors import RequestError, first_few
 
 WHOLE = re.compile(r"-?\d{1,18}")
 HARDLY_SEEN = "case, white space, leading zeros or Unicode form"
@@ -168,5 +168,4 @@ def _ids(split: str, y: NamedLabels, names: Sequence[str]) -> Index:
 
 def listed(names: Sequence[str]) -> str:
     """The names for a message; only the first of many."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(map(repr, names[:NAMED])) + more
+    return first_few(names, NAMED)

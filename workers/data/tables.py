@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from workers.data import memory, shards, table_files
 from workers.data.labels import LABELLED, label_fix
-from workers.errors import MissingColumn, RequestError, first_line
+from workers.errors import MissingColumn, RequestError, first_few, first_line
 
 Array = NDArray[Any]
 
@@ -362,5 +362,4 @@ def _numbers_rows(values: Array) -> bool:
 
 def _listed(names: Sequence[str]) -> str:
     """The names for a message; only the first of many."""
-    shown = ", ".join(name or "''" for name in names[:LISTED])
-    return shown + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+    return first_few(names, LISTED, lambda name: name or "''")

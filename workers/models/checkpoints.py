@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from workers import storage
-from workers.errors import RequestError
+from workers.errors import RequestError, first_few
 from workers.models import checkpoint_files
 from workers.models.checkpoint_files import SAVE_CALL, VERSIONS
 
@@ -192,7 +192,5 @@ def _misnamed(missing: Sequence[str], unexpected: Sequence[str]) -> str:
     return ", ".join(found)
 
 
-def _first(what: Sequence[str], text: Callable[[str], str], most: int = 3) -> str:
-    """The first few, and how many others there are."""
-    more = f" and {len(what) - most} more" if len(what) > most else ""
-    return ", ".join(text(each).strip() for each in what[:most]) + more
+def _first(what: Sequence[str], text: Callable[[str], str]) -> str:
+    return first_few(what, 3, lambda each: text(each).strip())

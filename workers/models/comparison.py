@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from workers.errors import first_few
 from workers.models.lost_state import differing_state
 from workers.models.predictor import Predictor
 
@@ -48,5 +49,4 @@ def finite(values: Tensor) -> Tensor:
 
 def some(names: Sequence[str]) -> str:
     """The first of the names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(f"'{name}'" for name in names[:SHOWN]) + more
+    return first_few(names, SHOWN, "'{}'".format)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from workers.data import encoded_tables, table_files
 from workers.data.tables import ROW_NUMBERS_FROM, index_columns
-from workers.errors import RequestError
+from workers.errors import RequestError, first_few
 
 LABELS = (
     "label", "labels", "target", "class", "classes", "category", "outcome", "diagnosis", "species", "topic",
@@ -257,6 +257,5 @@ def _is_id(name: str, table: pa.Table) -> bool:
     return named or name.lower().endswith("id") or span <= 3 * len(values)
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+def _listed(names: Sequence[str]) -> str:
+    return first_few(names, 8, "'{}'".format)
