@@ -25,7 +25,7 @@ from workers.data.tokens import Tokenization
 from workers.errors import RequestError, RunError
 from workers.inference.teacher import Member
 from workers.losses import TERMS, Batch, Outputs, Term
-from workers.losses.layers import pairs
+from workers.losses.layers import example_means, pairs
 from workers.models.hidden import observe
 from workers.models.transformers_module import TransformersPredictor
 from workers.signals import Signal
@@ -188,6 +188,11 @@ def test_layers_that_do_not_exist_are_refused() -> None:
     for wrong in ([[3, 0]], [[0, -8]], [], [[1]], ["ab"], [[0, 1.0]], [[0, True]], 5, None, [1, 2], {"a": 1}):
         with pytest.raises(RequestError, match="the term 'x'"):
             pairs(wrong, 3, 7, "x")
+
+
+def test_a_worker_without_examples_has_no_means() -> None:
+    assert example_means(torch.zeros(0, 3), None).shape == (0,)
+    assert example_means(torch.ones(2, 3, 4), None).tolist() == [1.0, 1.0]
 
 
 # --- networks ---------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ def elements(state: Tensor) -> Tensor:
 def example_means(values: Tensor, mask: Tensor | None) -> Tensor:
     """The mean of each example [B] over its elements. values: [B, ...]; mask: [B, L], or None."""
     if mask is None or values.shape != mask.shape:
-        return values.reshape(len(values), -1).mean(1)
+        return values.flatten(1).mean(1)  # a worker's share of a batch may be empty, which `reshape` refuses
     kept = mask.to(values.dtype)
     return (values * kept).sum(1) / kept.sum(1).clamp_min(1.0)
 
