@@ -15,7 +15,7 @@ class Attention(Relations):
     absolute positions. Causal masks, rotary positions and relative biases act behind Q and K, and are left out.
     """
 
-    NAME = "attention"
+    name = "attention"
 
     def __init__(self, heads: int | Literal["auto"] = "auto", layers: Pairs = "last") -> None:
         """heads: number of relation heads. Raises: `RequestError` for another number."""

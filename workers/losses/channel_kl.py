@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, finfo
 
-from workers.errors import RequestError
 from workers.losses.hidden_states import Projected
 from workers.losses.layers import Pairs, filled
+from workers.losses.term import unfit
 
 
 class ChannelKL(Projected):
@@ -23,10 +23,7 @@ class ChannelKL(Projected):
         """temperature: T, above 0; the paper's default is 4."""
         super().__init__(layers, project)
         if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not temperature > 0:
-            raise RequestError(
-                f"distillation.objective: the term '{self.name}' has `temperature: {temperature}`. Expected a number "
-                "above 0."
-            )
+            raise unfit(self.name, f"has `temperature: {temperature}`. Expected a number above 0.")
         self.temperature = float(temperature)
 
     def distance(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:

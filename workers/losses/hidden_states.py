@@ -7,13 +7,13 @@ width (FitNets, Romero et al. 2015). It belongs to the objective and not to the 
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from workers.errors import RequestError
 from workers.losses.layers import Pairs, aligned, example_means, pairs
-from workers.losses.term import Batch, Outputs, Sum, Term
+from workers.losses.term import Batch, Outputs, Sum, Term, unfit
 from workers.signals import Signal
 
 
@@ -24,7 +24,8 @@ class Layers(Term):
     """
 
     needs = frozenset({Signal.HIDDEN_STATES})
-    name = ""
+    name: ClassVar[str] = ""
+    """In the configuration."""
 
     def __init__(self, layers: Pairs = "last") -> None:
         self.layers = layers
@@ -60,23 +61,23 @@ class Elements(Layers):
             given = student.hidden_states[own], teacher.hidden_states[other]
             one, another = aligned(*given)
             if one.shape[:-1] != another.shape[:-1]:
-                raise RequestError(
-                    f"distillation.objective: the term '{self.name}' compares hidden states {list(given[0].shape)} of "
-                    f"the student with {list(given[1].shape)} of the teacher. Expected one state for each element in "
-                    "both, or two maps [B, C, H, W]."
+                raise unfit(
+                    self.name,
+                    f"compares hidden states {list(given[0].shape)} of the student with {list(given[1].shape)} of the "
+                    "teacher. Expected one state for each element in both, or two maps [B, C, H, W].",
                 )
             varies = student.mask is not None and given[0].ndim == 3  # L is that of the longest of these examples
             if one.shape[1] < self.least_elements and not varies:
-                raise RequestError(
-                    f"distillation.objective: the term '{self.name}' compares the elements of an example, and the "
-                    f"student's layer {own} has a single state for each example, {list(given[0].shape)}. Expected a "
-                    "sequence [B, L, D] or a map [B, C, H, W]."
+                raise unfit(
+                    self.name,
+                    f"compares the elements of an example, and the student's layer {own} has a single state for each "
+                    f"example, {list(given[0].shape)}. Expected a sequence [B, L, D] or a map [B, C, H, W].",
                 )
             if student.mask is not None and given[0].ndim > 2 and one.shape[:2] != student.mask.shape:
-                raise RequestError(
-                    f"distillation.objective: the term '{self.name}' compares hidden states {list(given[0].shape)}, "
-                    f"and the examples have {student.mask.shape[1]} elements. Expected one state for each element or "
-                    "example."
+                raise unfit(
+                    self.name,
+                    f"compares hidden states {list(given[0].shape)}, and the examples have {student.mask.shape[1]} "
+                    "elements. Expected one state for each element or example.",
                 )
 
     def total(self, number: int, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from workers.errors import RequestError
+from workers.losses.term import unfit
 
 Pairs = Literal["last", "uniform"] | Sequence[Sequence[int]]
 """Which layers of student and teacher are compared: the last ones; each of the student's with one of the teacher's, at
@@ -35,9 +36,10 @@ def pairs(wanted: Pairs, student: int, teacher: int, term: str) -> list[tuple[in
             raise _wrong(wanted, term)
         for layer, layers, of in ((pair[0], student, "student"), (pair[1], teacher, "teacher")):
             if not -layers <= layer < layers:
-                raise RequestError(
-                    f"distillation.objective: the term '{term}' names layer {layer} of the {of}, which has {layers}. "
-                    f"Expected a number from {-layers} to {layers - 1}."
+                raise unfit(
+                    term,
+                    f"names layer {layer} of the {of}, which has {layers}. Expected a number from {-layers} to "
+                    f"{layers - 1}.",
                 )
         found.append((pair[0] % student, pair[1] % teacher))
     if not found:
@@ -46,10 +48,8 @@ def pairs(wanted: Pairs, student: int, teacher: int, term: str) -> list[tuple[in
 
 
 def _wrong(wanted: object, term: str) -> RequestError:
-    return RequestError(
-        f"distillation.objective: the term '{term}' has `layers: {wanted}`. Expected `last`, `uniform`, or pairs "
-        "[[student's layer, teacher's layer], ...]."
-    )
+    expected = "Expected `last`, `uniform`, or pairs [[student's layer, teacher's layer], ...]."
+    return unfit(term, f"has `layers: {wanted}`. {expected}")
 
 
 def aligned(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from workers.errors import RequestError
-from workers.losses.layers import Pairs, pairs
-from workers.losses.term import Batch, Outputs, Sum, Term
+from workers.losses.layers import Pairs, example_means, pairs
+from workers.losses.term import Batch, Outputs, Sum, Term, unfit
 from workers.signals import Signal
 
 PARTS = {"query": "queries", "key": "keys", "value": "values"}
@@ -29,7 +28,7 @@ class Relations(Term):
     d is the width of a relation head. A mean over the elements of each example, its heads and the pairs of layers.
     """
 
-    NAME: ClassVar[str] = "relations"
+    name: ClassVar[str] = "relations"
     """In the configuration."""
     needs = frozenset({Signal.ATTENTION_INPUTS})
 
@@ -43,22 +42,16 @@ class Relations(Term):
         known = [f"{a}-{b}" for a in PARTS for b in PARTS]
         unknown = [each for each in ([of] if isinstance(of, str) else of) if each not in known]
         if isinstance(of, str) or not of or unknown:
-            raise RequestError(
-                f"distillation.objective: the term '{self.NAME}' has `of: {of}`. Expected a list of some of "
-                f"{', '.join(known)}."
-            )
+            raise unfit(self.name, f"has `of: {of}`. Expected a list of some of {', '.join(known)}.")
         if heads != "auto" and (type(heads) is not int or heads < 1):
-            raise RequestError(
-                f"distillation.objective: the term '{self.NAME}' has `heads: {heads}`. Expected a number >= 1, or "
-                "`auto`."
-            )
+            raise unfit(self.name, f"has `heads: {heads}`. Expected a number >= 1, or `auto`.")
         self.of = [(PARTS[a], PARTS[b]) for a, b in (each.split("-") for each in of)]
         self.heads, self.layers = heads, layers
         self.found: list[tuple[int, int]] = []
         self.count = 1
 
     def prepare(self, student: Outputs, teacher: Outputs) -> None:
-        self.found = pairs(self.layers, len(student.queries), len(teacher.queries), self.NAME)
+        self.found = pairs(self.layers, len(student.queries), len(teacher.queries), self.name)
         self.wanted = {part: {other for _, other in self.found} for relation in self.of for part in relation}
         widths = {
             f"{part} of the {of}": outputs[0].shape[-1]
@@ -73,9 +66,10 @@ class Relations(Term):
         wrong = [f"{what}, {width}" for what, width in widths.items() if width % self.heads]
         if wrong:
             fits = [count for count in range(1, 4 * MOST_HEADS + 1) if common % count == 0]
-            raise RequestError(
-                f"distillation.objective: the term '{self.NAME}' has {self.heads} heads, which do not divide the "
-                f"width of the {wrong[0]}. Expected a common divisor of all widths: {', '.join(map(str, fits))}."
+            raise unfit(
+                self.name,
+                f"has {self.heads} heads, which do not divide the width of the {wrong[0]}. Expected a common divisor "
+                f"of all widths: {', '.join(map(str, fits))}.",
             )
         self.count = self.heads
 
@@ -84,10 +78,11 @@ class Relations(Term):
             for of in ("student", "teacher"):
                 one, other = widths[f"{a} of the {of}"], widths[f"{b} of the {of}"]
                 if one != other:
-                    raise RequestError(
-                        f"distillation.objective: the term '{self.NAME}' relates {a} of width {one} to {b} of width "
-                        f"{other} of the {of}, as with grouped-query attention. Expected relations of parts of one "
-                        "width, such as the term `relations` with `of: [query-query, key-key, value-value]`."
+                    raise unfit(
+                        self.name,
+                        f"relates {a} of width {one} to {b} of width {other} of the {of}, as with grouped-query "
+                        "attention. Expected relations of parts of one width, such as the term `relations` with `of: "
+                        "[query-query, key-key, value-value]`.",
                     )
 
     def __call__(self, outputs: Outputs, batch: Batch) -> Sum:
@@ -113,7 +108,4 @@ def _log_relation(a: Tensor, b: Tensor, heads: int, mask: Tensor | None) -> Tens
 
 def _divergence(teacher: Tensor, student: Tensor, mask: Tensor | None) -> Tensor:
     """KL of relations [B, heads, L, L], the mean over heads and real elements: [B]."""
-    each = (teacher.exp() * (teacher - student)).sum(-1).mean(1)
-    if mask is None:
-        return each.mean(1)
-    return (each * mask).sum(1) / mask.sum(1).clamp_min(1)
+    return example_means((teacher.exp() * (teacher - student)).sum(-1).mean(1), mask)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from workers.errors import RequestError
 from workers.models.outputs import Outputs as Outputs
 from workers.signals import Signal
 from workers.targets.base import Targets
@@ -55,6 +56,11 @@ def share(of: Sum, weight: float) -> Tensor:
     """The contribution of a weighted term of a piece to the loss of its batch: a scalar."""
     value, count = of
     return value * (weight / max(count, 1))
+
+
+def unfit(term: str, problem: str) -> RequestError:
+    """The error of a term that cannot do what is asked. term: its name in the configuration."""
+    return RequestError(f"distillation.objective: the term '{term}' {problem}")
 
 
 class Term(ABC):
