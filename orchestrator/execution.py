@@ -13,7 +13,7 @@ from orchestrator.observers import tracking_record
 from orchestrator.observers.opened import observers, untracked
 from orchestrator.plan.facts import DataFacts, Facts
 from orchestrator.plan.plan import plan as planned
-from orchestrator.reporting import report as reports
+from orchestrator.reporting import files
 from orchestrator.run_folder import lock, owned
 from orchestrator.run_folder.lock import Lock
 from orchestrator.run_folder.paths import RunFolder
@@ -60,7 +60,7 @@ def executed(config: RunConfig, stages: Sequence[Stage[Any]], options: Options) 
             _validated(),
         ):
             owned.mark(config.folder)
-            reports.remove(config.folder)
+            files.remove(config.folder)
             storage.write_text(RunFolder(config.folder).config, config.to_redacted_yaml())
             tracking_record.write(record, config.folder)
             catalogue = Catalogue(config.storage, config.name, among=options.done if options.fresh else None)

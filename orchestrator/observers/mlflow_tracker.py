@@ -359,8 +359,8 @@ class Tracker:
             "role": [s.role for s in report.systems],
         }
         mlflow_runs.log_table(self.client, self.run_id, table, TABLE)
-        for name, written in files.NAMES.items():
-            self.client.log_text(self.run_id, written(report), name)
+        for form in files.FORMS.values():
+            self.client.log_text(self.run_id, form.text(report), form.file)
         for name, figure_ in plots.figures(report, histories).items():
             self.client.log_figure(self.run_id, figure_, f"plots/{name}")
         for number, each in enumerate(report.figures):

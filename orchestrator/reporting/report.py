@@ -445,13 +445,6 @@ def repetitions(run: str) -> list[Report]:
     return [own, *(load(storage.join(beside, each.run)) for each in own.seeds if each.run != own.name)]
 
 
-def remove(folder: str) -> None:
-    """Remove an earlier run's report, since it does not describe this run."""
-    place = RunFolder(folder)
-    for uri in (place.report_page, place.report_text, place.report):
-        storage.remove(uri)
-
-
 def as_json(report: Report) -> str:
     return report.model_dump_json(indent=2) + "\n"
 

@@ -150,8 +150,6 @@ class RunFolder:
     plan = _File()
     events = _File()
     report = _File()
-    report_text = _File()
-    report_page = _File()
     sums = _File()
     tracking = _File()
 

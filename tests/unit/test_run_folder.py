@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.config.run_config import RunConfig
 from orchestrator.observers.jsonl import EventLog
+from orchestrator.reporting import files as reports
 from orchestrator.run_folder import owned, paths, resolved
 from orchestrator.run_folder.lock import Lock
 from tests.makers import write_config
@@ -106,10 +107,9 @@ def test_every_path_that_is_made_is_one_that_may_be_removed() -> None:
         folder.config,
         folder.events,
         folder.report,
-        folder.report_text,
-        folder.report_page,
+        folder.tracking,
     ]
-    files += [folder.tracking]
+    files += [form.file for form in reports.FORMS.values()]
     files += [paths.network(digest), paths.soft_targets(digest), paths.logits(digest)]
     files += [
         paths.predictions(system, "test") for system in ("member-7", "ensemble", "baseline", "student", "int8.v2")

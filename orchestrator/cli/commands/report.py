@@ -46,4 +46,4 @@ def main(asked: argparse.Namespace) -> None:
     if asked.format is None:
         presentation.show(found, Screen())
     else:
-        base.write_file(files.FORMATS[asked.format](found))
+        base.write_file(files.FORMS[asked.format].text(found))
