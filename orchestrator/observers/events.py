@@ -137,9 +137,6 @@ class TeacherLost(Event):
     evidence: str
     name: ClassVar[str] = "teacher lost"
 
-    def fields(self) -> Mapping[str, Any]:
-        return {"members": list(self.members), "action": self.action, "evidence": self.evidence}
-
 
 @dataclass(frozen=True)
 class TeacherBack(Event):
@@ -147,9 +144,6 @@ class TeacherBack(Event):
 
     members: Sequence[str]
     name: ClassVar[str] = "teacher back"
-
-    def fields(self) -> Mapping[str, Any]:
-        return {"members": list(self.members)}
 
 
 @dataclass(frozen=True)
@@ -159,9 +153,6 @@ class TeacherMoves(Event):
     members: Sequence[str]
     evidence: str
     name: ClassVar[str] = "teacher moves"
-
-    def fields(self) -> Mapping[str, Any]:
-        return {"members": list(self.members), "evidence": self.evidence}
 
 
 @dataclass(frozen=True)
