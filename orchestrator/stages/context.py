@@ -69,6 +69,11 @@ class BaseContext:
     artifacts: Catalogue
     """Artifacts of this run and of others in its storage."""
 
+    def note(self, text: str) -> None:
+        """Tell the user, unless the text is empty."""
+        if text:
+            self.events.note(text)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Context(BaseContext):
@@ -85,8 +90,3 @@ class Context(BaseContext):
     """The inputs of the test split with their texts, which `dataset` may lack; for the report's examples."""
     page: str = ""
     """The run's page in MLflow, relative to the tracker's address."""
-
-    def note(self, text: str) -> None:
-        """Tell the user, unless the text is empty."""
-        if text:
-            self.events.note(text)

@@ -75,8 +75,7 @@ def tokenized(run: BaseContext, dataset: Dataset) -> Dataset:
             made[name][how] = columns
             check_tokenized(run.config.models, dataset, name, how, made[name][how][IDS])
         for how in hows:
-            if note := how.cut({name: made[name][how][IDS].lengths for name in splits}):
-                run.events.note(note)
+            run.note(how.cut({name: made[name][how][IDS].lengths for name in splits}))
     return dataset.with_inputs({name: replace(x, derived=made[name]) for name, x in splits.items()})
 
 
@@ -90,8 +89,7 @@ def _masked(run: BaseContext, dataset: Dataset, texts: Mapping[str, tuple[str, C
     with run.events.stage("tokens") as stage:
         wanted = {source: Wanted(x, how, token_files.key_of(source, how)) for source, (_, x) in texts.items()}
         made = {source: columns[IDS] for source, columns in _made(run, stage, wanted)}
-        if note := how.cut({texts[source][0]: ids.lengths for source, ids in made.items()}):
-            run.events.note(note)
+        run.note(how.cut({texts[source][0]: ids.lengths for source, ids in made.items()}))
         found = dataset.with_inputs(masked_texts.with_tokens(dataset.inputs, made))
         check_tokens(run.config.models, found)
     return found
@@ -100,8 +98,7 @@ def _masked(run: BaseContext, dataset: Dataset, texts: Mapping[str, tuple[str, C
 def _made(run: BaseContext, stage: Progress, wanted: Mapping[W, Wanted]) -> Iterator[tuple[W, Mapping[str, Ragged]]]:
     """The columns of tokens of each, found in the storage or computed."""
     had = run.artifacts.obtain_all((each.key, paths.tokens) for each in wanted.values())
-    if note := catalogue.note("tokens", had):
-        run.events.note(note)
+    run.note(catalogue.note("tokens", had))
     stage.reused = all(each is not None for each in had)
     for (name, each), found in zip(wanted.items(), had, strict=True):
         yield name, _obtained(run, each.x, each.how, each.key, found)

@@ -19,6 +19,7 @@ from torch import nn
 from orchestrator.plan.facts import DataFacts
 from orchestrator.plan.workload import Workload
 from orchestrator.stages import tokens as tokens_stage
+from orchestrator.stages.context import BaseContext
 from tests import texts
 from workers.data import loading, masked_texts, masking
 from workers.data.arrays import spread
@@ -356,7 +357,14 @@ def test_a_run_tokenizes_each_file_once(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(tokens_stage, "_obtained", obtained)
     artifacts = SimpleNamespace(obtain_all=lambda keys: [None for _ in keys])
     events = SimpleNamespace(stage=lambda _: nullcontext(SimpleNamespace()), note=notes.append)
-    run: Any = SimpleNamespace(config=SimpleNamespace(models={}), artifacts=artifacts, events=events)
+    parts: Any = {
+        "config": SimpleNamespace(models={}),
+        "machines": None,
+        "heartbeat": None,
+        "artifacts": artifacts,
+        "events": events,
+    }
+    run = BaseContext(**parts)
     found = tokens_stage.tokenized(run, begun)
     assert len(made) == 2 and found.digests == begun.digests and of_train(found).texts is None
     (note,) = notes

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.stages import tokens as tokens_stage
+from orchestrator.stages.context import BaseContext
 from tests import texts as made
 from workers import storage
 from workers.data import loading, masking, text_files, texts, token_files, tokens
@@ -364,7 +365,14 @@ def tokenized(model: AnyModel, data: Dataset, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(tokens_stage, "_obtained", lambda _, x, how, *rest: how(x.columns["text"]))
     artifacts = SimpleNamespace(obtain_all=lambda keys: [None for _ in keys])
     events = SimpleNamespace(stage=lambda _: nullcontext(SimpleNamespace()), note=print)
-    run: Any = SimpleNamespace(config=SimpleNamespace(models={"m": model}), artifacts=artifacts, events=events)
+    parts: Any = {
+        "config": SimpleNamespace(models={"m": model}),
+        "machines": None,
+        "heartbeat": None,
+        "artifacts": artifacts,
+        "events": events,
+    }
+    run = BaseContext(**parts)
     tokens_stage.tokenized(run, data)
 
 
