@@ -21,7 +21,6 @@ from workers.redact import redacted
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModelOutput
 
 WEIGHTS_TAG, MARK_TAG, MODEL_TAG = "stillhouse.weights", "stillhouse.student", "stillhouse.model"
 """Tags of a registered version: sha256 of the student's weights, the digest of all its inputs, and its model's
@@ -38,7 +37,7 @@ def log_members(
 
     runs, weights: the MLflow run and the URI of the weights of each member, by name.
     """
-    from mlflow.entities import LoggedModelInput, LoggedModelOutput
+    from mlflow.entities import LoggedModelInput
     from mlflow.utils.mlflow_tags import MLFLOW_MODEL_IS_EXTERNAL
 
     inputs = client.get_run(student).inputs
@@ -52,7 +51,7 @@ def log_members(
         tags = {MLFLOW_MODEL_IS_EXTERNAL: "true", "stillhouse.uri": redacted(uri)}
         model = client.create_logged_model(experiment, member, runs[member], tags, model_type="member")
         client.finalize_logged_model(model.model_id, "READY")
-        client.log_outputs(runs[member], [LoggedModelOutput(model.model_id, 0)])
+        _log_output(client, runs[member], model.model_id)
         known.append(LoggedModelInput(model.model_id))
     client.log_inputs(student, models=known)
 
@@ -73,8 +72,6 @@ def log_student(
     files. They are copied to the tracker, and no code in them is executed.
     Raises: `RequestError` where the files are not those that a run wrote.
     """
-    from mlflow.entities import LoggedModelOutput
-
     tags = {**tags, MARK_TAG: record.student, WEIGHTS_TAG: record.weights, INPUTS_TAG: record.inputs}
     model_id = _registered(client, name, record.student)
     if model_id is None:
@@ -82,7 +79,7 @@ def log_student(
             model_folder.fetch(place, record, Path(folder))
             model_id = _upload(client, run, Path(folder), experiment=experiment, name=name, tags=tags)
     if model_id not in _models_of(client, run):
-        client.log_outputs(run, [LoggedModelOutput(model_id, 0)])
+        _log_output(client, run, model_id)
     return model_id
 
 
@@ -112,15 +109,16 @@ def upload_version(
     """Upload the model in the local `folder` as a new model of `run`, and as a new version of `name`; the version."""
     _make_registered(client, name)
     model_id = _upload(client, run, folder, experiment=experiment, name=name, tags=tags)
-    client.log_outputs(run, [_output(model_id)])
+    _log_output(client, run, model_id)
     versions = client.search_model_versions(f"name = '{name}'")
     return str(next(found.version for found in versions if found.tags.get(MODEL_TAG) == model_id))
 
 
-def _output(model_id: str) -> LoggedModelOutput:
+def _log_output(client: MlflowClient, run: str, model_id: str) -> None:
+    """Log a model as made by a run."""
     from mlflow.entities import LoggedModelOutput
 
-    return LoggedModelOutput(model_id, 0)
+    client.log_outputs(run, [LoggedModelOutput(model_id, 0)])
 
 
 def _models_of(client: MlflowClient, run: str) -> list[str]:
