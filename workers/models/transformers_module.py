@@ -10,7 +10,8 @@ import copy
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -515,20 +516,17 @@ def _freeze(module: nn.Module, part: str) -> None:
         parameter.requires_grad_(False)
 
 
-class _explained:
-    """Turns the exceptions of transformers into a `RequestError`."""
-
-    def __init__(self, where: str, model: TransformersModel) -> None:
-        self._where, self._model = where, model
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, Exception) or isinstance(error, RequestError):
-            return
+@contextmanager
+def _explained(where: str, model: TransformersModel) -> Iterator[None]:
+    """A block in which exceptions of transformers become a `RequestError`."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except Exception as error:
         own = " It wants code of its own, which is not run." if "remote_code" in str(error) else ""
         raise RequestError(
-            f"{self._where}: cannot be made into a network for '{self._model.task}' ({first_line(error)}).{own} "
+            f"{where}: cannot be made into a network for '{model.task}' ({first_line(error)}).{own} "
             "Expected a folder that `save_pretrained` wrote, or the keys of a configuration of transformers with its "
             "`model_type`."
         ) from error
