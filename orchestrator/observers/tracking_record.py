@@ -36,6 +36,7 @@ DIGEST = 36
 """Most characters of a data set's digest in MLflow."""
 CODE = "stillhouse.code."
 """Prefix of the tags with the digests of the user's code, by section of the configuration."""
+COMMIT_TAG = "mlflow.source.git.commit"
 WITH_CODE = ("data", "ensemble", "distillation", "student", "evaluation")
 """The sections whose code results follow from; `report` has code that draws figures."""
 
@@ -115,7 +116,7 @@ def _tags(config: RunConfig) -> dict[str, str]:
         "mlflow.user": _user(),
     }
     commit = os.environ.get(environment.COMMIT) or get_git_commit(folder)
-    return tags | ({"mlflow.source.git.commit": commit} if commit else {})
+    return tags | ({COMMIT_TAG: commit} if commit else {})
 
 
 def _digest(code: Sequence[tuple[str, Mapping[str, Any]]]) -> str:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from orchestrator.observers import tracking_record
-from orchestrator.observers.tracking_record import CODE
+from orchestrator.observers.tracking_record import CODE, COMMIT_TAG
 from orchestrator.reporting import differing
 from orchestrator.reporting.report import Agreement, DifferingExample, EpochFigures, Origin
 from orchestrator.stages.context import Context
@@ -22,7 +22,6 @@ from workers.training.loop import Epoch
 MOST_EPOCHS = 200
 """Epochs of one system that a report keeps; of more, every second, third, ... one, the best and the last."""
 PACKAGES = ("torch", "ray", "numpy", "transformers", "scikit-learn")
-COMMIT = "mlflow.source.git.commit"
 COUNTS = tuple(Agreement.model_fields)
 FIGURES = tuple(name for name in EpochFigures.model_fields if name != "epoch")
 
@@ -61,7 +60,7 @@ def _origin(run: Context) -> Origin:
         config=run.config.to_redacted_yaml(),
         versions={"python": platform.python_version(), "stillhouse": __version__, **_versions()},
         data={name: digest for name, digest in run.dataset.digests.items() if digest},
-        code=code | ({"commit": tags[COMMIT]} if COMMIT in tags else {}),
+        code=code | ({"commit": tags[COMMIT_TAG]} if COMMIT_TAG in tags else {}),
     )
 
 

@@ -7,6 +7,7 @@ the earlier recipe finds it again. `members/<i>`, `baseline` and `student` are c
 from __future__ import annotations
 
 import logging
+import posixpath
 from collections.abc import Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -202,7 +203,7 @@ def train_student(run: Context, job: StudentJob) -> Trained:
             return _reused(run, member, found)
     _again(run, f"the {job.role}", [trained.changes(place, key)])
     resumed = key.with_also(fewer=list(job.store_fewer)) if job.store_fewer else key
-    name = folder.checkpoints(job.role, resumed.digest).rsplit("/", 1)[1]
+    name = posixpath.basename(folder.checkpoints(job.role, resumed.digest))
     assert job.model.learner is not None
     history = FITTERS[job.model.learner].student(run, job, member, place, name)
     check_elsewhere(member, run.dataset.validation.x)

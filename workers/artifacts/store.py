@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -152,7 +153,7 @@ def recover(uri: str, kind: Kind, sizes: Mapping[str, int], parse: Callable[[str
     """
     folder = storage.parent(uri)
     listed = {entry.name: entry for entry in storage.entries(folder)}
-    record = listed.get(uri.rsplit("/", 1)[1])
+    record = listed.get(posixpath.basename(uri))
 
     def is_vouched(name: str) -> bool:
         entry = listed[name]
@@ -186,7 +187,7 @@ def _has(uri: str, checksum: str) -> bool:
 
 def _unchanged(uri: str, record: Record) -> list[str]:
     """The record's files that exist and are not newer than it, by their times in a listing, or else as it states."""
-    folder, own = storage.parent(uri), uri.rsplit("/", 1)[1]
+    folder, own = storage.parent(uri), posixpath.basename(uri)
     listed = {entry.name: entry.changed for entry in storage.entries(folder)}
 
     def is_unchanged(name: str, checksum: str) -> bool:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from workers.data import headers, label_names, shards, table_files, tables
 from workers.data.label_names import NamedLabels
 from workers.data.labels import LABELLED, label_fix
-from workers.data.table_files import is_text, plain
+from workers.data.table_files import is_list, is_text, plain
 from workers.errors import MissingColumn, RequestError, first_few, first_line
 
 Numbers = NDArray[np.float32]
@@ -264,10 +264,6 @@ def _first(column: pa.ChunkedArray) -> Any:
 def is_number(kind: pa.DataType) -> bool:
     of_numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     return bool(of_numbers or pa.types.is_boolean(kind) or pa.types.is_null(kind))
-
-
-def is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:

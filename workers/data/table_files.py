@@ -141,6 +141,10 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
+def is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column without the dictionary of its categories, and with texts of the one type that all functions take."""
     column = pc.cast(column, column.type.value_type) if pa.types.is_dictionary(column.type) else column

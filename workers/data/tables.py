@@ -259,7 +259,7 @@ def _column(table: Table, name: str, column: pa.ChunkedArray, each: int = 1) -> 
     each: entries of `column` per row of the table.
     """
     kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+    if not table_files.is_list(kind):
         _check_no_nulls(table, f"column '{name}'", column, "a number", each)
         return _finite(table, name, _numbers(table, f"column '{name}'", column, FEATURES), each)
     lengths = pc.unique(pc.list_value_length(column)).to_pylist()

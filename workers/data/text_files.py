@@ -86,7 +86,7 @@ def read_groups(uri: str, name: str) -> list[Any]:
 def _texts(found: pa.ChunkedArray, where: str, name: str, first: int) -> pa.ChunkedArray:
     """A batch of texts, checked. first: number of its first row."""
     found = table_files.plain(found)
-    if not (pa.types.is_string(found.type) or pa.types.is_large_string(found.type) or pa.types.is_null(found.type)):
+    if not (table_files.is_text(found.type) or pa.types.is_null(found.type)):
         raise RequestError(f"{where}: column '{name}' is {found.type}; expected texts. Set `data.text_column`.")
     _check_no_null(found, where, name, first)
     _check_not_blank(found, where, name, first)

@@ -227,7 +227,7 @@ def _no_feature(column: Column, table: pa.Table) -> str:
     if table_files.is_text(kind) and column.values > encoded_tables.MOST_CATEGORIES:
         by_cells = encoded_tables.no_numbers(table.column(column.name))
         return by_cells or f"has {column.values:,} different texts, as an id or a name has"
-    if not (table_files.is_text(kind) or encoded_tables.is_number(kind) or encoded_tables.is_list(kind)):
+    if not (table_files.is_text(kind) or encoded_tables.is_number(kind) or table_files.is_list(kind)):
         return f"is {kind}; dates and the like are no numbers"
     if pa.types.is_integer(kind) and column.values == rows >= ROW_NUMBERS_FROM and _is_id(column.name, table):
         return "has another whole number in each row, as an id has"
