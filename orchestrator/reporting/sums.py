@@ -5,7 +5,6 @@ Runs on the same test examples have sums over the same blocks, so that their sys
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +16,7 @@ from orchestrator.reporting import statistics
 from orchestrator.reporting.statistics import Difference
 from orchestrator.run_folder.paths import RunFolder, damaged
 from workers import storage
+from workers.models.checkpoint_files import metadata
 
 Float64 = NDArray[np.float64]
 TEST = "test"
@@ -42,8 +42,7 @@ def read(folder: str) -> tuple[dict[str, Float64], str]:
         found = safetensors.numpy.load(content)
     except (SafetensorError, ValueError) as error:
         raise damaged(uri, error) from None
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # numpy's loader drops the metadata
-    return found, str(header.get("__metadata__", {}).get(TEST, ""))
+    return found, metadata(content).get(TEST, "")
 
 
 def students(folders: Sequence[str]) -> list[Difference | None]:

@@ -114,11 +114,17 @@ def unpacked(content: bytes, source: str) -> tuple[Weights, list[str]]:
     return _of_safetensors(content, source), []
 
 
+def metadata(content: bytes) -> dict[str, str]:
+    """The metadata in the content of a safetensors file, which the loaders of such files drop."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    found: dict[str, str] = header.get("__metadata__", {})
+    return found
+
+
 def _of_safetensors(content: bytes, source: str) -> Weights:
     try:
         weights: Weights = OrderedDict(safetensors.torch.load(content))
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        versions = json.loads(header.get("__metadata__", {}).get(VERSIONS, "null"))
+        versions = json.loads(metadata(content).get(VERSIONS, "null"))
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise RequestError(
             f"{source} is not a safetensors file ({error}), and none of torch. Expected weights: {SAVE_CALL}."
