@@ -8,6 +8,7 @@ import numpy as np
 
 from orchestrator.config.ensemble import MemberGroup
 from orchestrator.config.run_config import RunConfig
+from orchestrator.reporting import by_class
 from orchestrator.stages import evaluation
 from orchestrator.stages.context import Context
 from workers.data import labels, sampling
@@ -114,4 +115,4 @@ def _sample(classes: Classes, dataset: Dataset) -> ClassSample:
 
 def _told(classes: Classes, dataset: Dataset) -> str:
     """The names of classes, or their ids where labels are numbers."""
-    return ", ".join(dataset.label_names[k] if dataset.label_names else str(k) for k in classes)
+    return ", ".join(by_class.name(dataset.label_names, k) for k in classes)

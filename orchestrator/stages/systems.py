@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator.config.schema import CORRECTED
+from orchestrator.reporting import by_class
 from orchestrator.reporting.report import COMPARED, Calibration, Latency, Role, System, TestMetrics
 from orchestrator.stages.context import Context
 from workers.evaluation import tasks as jobs
@@ -29,8 +30,7 @@ class Measured:
 
 def special_names(run: Context, special: SpecialClasses | None) -> list[str]:
     """The names of a specialist's classes; their ids where labels are numbers."""
-    names = run.dataset.label_names
-    return [] if special is None else [names[k] if names else str(k) for k in special.ids]
+    return [] if special is None else [by_class.name(run.dataset.label_names, k) for k in special.ids]
 
 
 def row_of(name: str, role: Role, measured: Measured, described: jobs.Described, special: Sequence[str] = ()) -> System:

@@ -220,7 +220,7 @@ def notes(
     unlabeled: number of unlabelled examples. of: the plural noun for labelled items in messages. names: of the
     classes; empty where they are numbers.
     """
-    named = _name_of(names)
+    named = name_of(names)
     found = [_counts(labels, unlabeled, of)] if (labels["train"] == UNLABELLED).any() else []
     counted = {name: np.unique(y[y >= 0], return_counts=True) for name, y in labels.items()}
     ids, examples = counted["train"]
@@ -254,11 +254,11 @@ def has_label(y: Index, rows: Positions) -> NDArray[np.bool_]:
 
 def in_words(ids: Index, names: Sequence[str]) -> str:
     """Some classes in words: `class 3`, `classes 'cat', 'dog' and 12 more`. names: empty where they are numbers."""
-    of = _name_of(names)
+    of = name_of(names)
     return _named([of(k) for k in ids[:NAMED]], len(ids))
 
 
-def _name_of(names: Sequence[str]) -> NameOf:
+def name_of(names: Sequence[str]) -> NameOf:
     """The function from a class id to its name in messages."""
     return lambda k: repr(names[k]) if names else str(k)
 

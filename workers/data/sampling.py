@@ -76,7 +76,7 @@ def check(key: str, sample: MemberSample, data: Dataset) -> None:
     ids = _ids_of(key, sample, data)
     without = [k for k in ids if not (train.y == k).any()]
     if without:
-        named = repr(data.label_names[without[0]]) if data.label_names else str(without[0])
+        named = labels.name_of(data.label_names)(without[0])
         raise RequestError(
             f"{key}.classes: class {named} has no labelled example in the training split. Expected classes that it has."
         )

@@ -144,7 +144,7 @@ def _loaded(section: dict[str, Any], reasons: list[str]) -> Seen:
 def _balance(data: dataset.Dataset) -> str:
     """The classes, with the smallest and the largest."""
     ids, counts = np.unique(data.train.y[data.train.y >= 0], return_counts=True)
-    name = (lambda k: repr(data.label_names[k])) if data.label_names else str
+    name = labels.name_of(data.label_names)
     least, most = ids[counts.argmin()], ids[counts.argmax()]
     shares = counts / counts.sum()
     return (
