@@ -43,15 +43,11 @@ LEFT_ALONE_S = 60.0
 MOST_PARAMS = 100
 """Most parameters in one call to MLflow."""
 
-TEST_ACCURACY = "test_accuracy"
-TEST_NLL = "test_nll"
-TEST_ECE = "test_ece"
-TEST_BRIER = "test_brier"
+WITH_INTERVALS = ("accuracy", "nll", "ece")
+"""Metrics of every system whose intervals are sent, too; by their names in the report."""
 ENDS = ("low", "high")
 """Endings of the names of an interval's two metrics."""
-TEST_MACRO_F1 = "test_macro_f1"
 PARAMETERS = "parameters"
-LATENCY_P50 = "latency_ms_p50"
 LATENCY_P99 = "latency_ms_p99"
 TRAIN_LOSS = "train_loss"
 TRAIN_ACCURACY = "train_accuracy"
@@ -339,7 +335,7 @@ class Tracker:
         from PIL import Image
 
         cost = report.total_cost
-        figures = {f"{role}_{TEST_ACCURACY}": report.system(role).test.accuracy for role in COMPARED}
+        figures = {f"{role}_test_accuracy": report.system(role).test.accuracy for role in COMPARED}
         figures |= {"core_hours": cost.core_hours, "gpu_hours": cost.gpu_hours}
         figures |= {} if report.gain_transferred is None else {GAIN_TRANSFERRED: report.gain_transferred}
         gain = report.gain_transferred_interval or ()
@@ -392,19 +388,16 @@ class Tracker:
 
 
 def _figures(system: System) -> dict[str, float]:
-    test = system.test
-    bounds = {f"test_{name}": test.interval(name) for name in ("accuracy", "nll", "ece", *test.extra)}
+    """The metrics of a system by their names in MLflow."""
+    test, extra = system.test, system.test.extra
+    bounds = {name: test.interval(name) for name in (*WITH_INTERVALS, *extra)}
+    named = {name: test.figure(name) for name in (*WITH_INTERVALS, "brier", "macro_f1")} | extra
+    ends = {f"{name}_{end}": value for name, of in bounds.items() for end, value in zip(ENDS, of or (), strict=False)}
     return {
-        **{f"{name}_{end}": value for name, of in bounds.items() if of for end, value in zip(ENDS, of, strict=True)},
-        **({} if test.brier is None else {TEST_BRIER: test.brier}),
-        TEST_ACCURACY: system.test.accuracy,
-        TEST_NLL: system.test.nll,
-        TEST_ECE: system.test.ece,
-        **({} if system.test.macro_f1 is None else {TEST_MACRO_F1: system.test.macro_f1}),
+        **{f"test_{name}": value for name, value in (ends | named).items() if value is not None},
         PARAMETERS: float(system.parameters),
-        LATENCY_P50: system.latency_ms.p50,
+        "latency_ms_p50": system.latency_ms.p50,
         LATENCY_P99: system.latency_ms.p99,
-        **{f"test_{name}": value for name, value in test.extra.items()},
     }
 
 
