@@ -15,10 +15,10 @@ from pydantic import BaseModel, ValidationError
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import statistics, sums, sweeps
 from orchestrator.reporting.report import Bounds, GenerationFigures, Report, System
-from orchestrator.reporting.sums import Float64
 from orchestrator.reporting.sweeps import Sweep, SweptRun
 from orchestrator.run_folder.paths import RunFolder
 from workers import storage
+from workers.data.arrays import Float64
 from workers.errors import RequestError
 from workers.evaluation import bootstrap
 from workers.evaluation.bootstrap import Interval

@@ -15,8 +15,8 @@ from orchestrator.pipeline import MEMBERS, PREDICTIONS
 from orchestrator.reporting import report as reports
 from orchestrator.reporting import statistics, sums
 from orchestrator.reporting.report import Difference, GenerationFigures
-from orchestrator.reporting.sums import Float64
 from orchestrator.stages.context import Options
+from workers.data.arrays import Float64
 from workers.evaluation.bootstrap import bounds_of
 from workers.evaluation.tasks import ENSEMBLE
 

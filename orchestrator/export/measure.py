@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from orchestrator.export.formats import Made, Student
 from orchestrator.reporting import statistics
 from orchestrator.reporting.statistics import Difference
-from workers.data.arrays import spread
+from workers.data.arrays import Float64, spread
 from workers.data.dataset import Dataset
 from workers.device import one_thread
 from workers.errors import RunError
@@ -38,8 +37,6 @@ CALLS = 500
 """Calls whose latency is measured."""
 CPU = torch.device("cpu")
 FLOAT = Inference("float32", on=CPU.type)
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

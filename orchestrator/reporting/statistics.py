@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from workers.data.arrays import Float64
 from workers.evaluation import bootstrap, calibration
 from workers.evaluation.bootstrap import Interval
 from workers.evaluation.metrics import BRIER, COLUMNS, CORRECT, EXAMPLES, FIGURES, NLL, figures
 
-Float64 = NDArray[np.float64]
 Pair = tuple[str, str]
 ACCURACY = FIGURES.index("accuracy")
 RESAMPLED = tuple(name for name in FIGURES if name != "ece")

@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import safetensors.numpy
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from orchestrator.reporting import statistics
 from orchestrator.reporting.statistics import Difference
 from orchestrator.run_folder.paths import RunFolder, damaged
 from workers import storage
+from workers.data.arrays import Float64
 from workers.models.checkpoint_files import metadata
 
-Float64 = NDArray[np.float64]
 TEST = "test"
 """Key of the metadata: the digest of the test examples, their labels and groups."""
 

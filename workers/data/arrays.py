@@ -21,6 +21,7 @@ from workers.data.column import Column
 from workers.data.memmap import Watched
 
 Index = NDArray[np.int64]
+Float64 = NDArray[np.float64]
 
 warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # Ray's arrays are not; `gather` only reads
 

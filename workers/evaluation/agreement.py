@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 
-from workers.data.arrays import Index
+from workers.data.arrays import Float64, Index
 from workers.evaluation import mixture
 from workers.evaluation.metrics import LogProbabilities
-from workers.evaluation.mixture import Float64, MemberWeights
+from workers.evaluation.mixture import MemberWeights
 
 Kind = Literal["lost", "gained", "divergent"]
 """`lost`: the ensemble is right and the student wrong. `gained`: the other way round. `divergent`: both are right, or

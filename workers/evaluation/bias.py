@@ -12,10 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.arrays import Index
+from workers.data.arrays import Float64, Index
 from workers.errors import RequestError
 
-Float64 = NDArray[np.float64]
 MOST = 100.0
 """The largest bias, far beyond what a network of float32 can need."""
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.data.arrays import Index
+from workers.data.arrays import Float64, Index
 from workers.hashing import mixed
 
 LEVEL = 0.95
@@ -46,7 +46,6 @@ BATCH_VALUES = 2**23
 POWER = 0.8
 """Probability that a test set of the size in `needed` resolves a difference of the measured size."""
 
-Float64 = NDArray[np.float64]
 Figures = Callable[[Float64], Float64]
 """Sums over examples [..., C] -> figures [k, ...]."""
 

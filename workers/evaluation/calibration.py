@@ -13,12 +13,11 @@ size of the true ones, under a normal prior of their ratio to the standard error
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from workers.data.arrays import Float64
 from workers.evaluation.bootstrap import LEVEL, SAME, Interval, units, unseen
 from workers.evaluation.metrics import EXAMPLES, GAPS
 
-Float64 = NDArray[np.float64]
 DRAWS = 4000
 WIDTHS = np.concatenate([[0.0], np.geomspace(0.01, 1000.0, 60)])
 """Widths of the prior, in standard errors; of constant density."""

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.data.arrays import Float64
 from workers.evaluation.metrics import LogProbabilities
 
-Float64 = NDArray[np.float64]
 Groups = tuple[tuple[int, ...], ...]
 
 LEAST = 2

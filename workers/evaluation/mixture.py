@@ -16,13 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from workers import mixture_weights
-from workers.data.arrays import Index
+from workers.data.arrays import Float64, Index
 from workers.ensemble import COMBINES, normalised
 from workers.evaluation.metrics import BINS, Blocks, LogProbabilities, Sums, measure
 from workers.specs.base import FactorySpec
 from workers.specs.members import ExampleRule, ExampleWeights, SpecialistRule
-
-Float64 = NDArray[np.float64]
 
 CHUNK_VALUES = 2**18
 """Size of a chunk, members * rows * classes, so that its float64 arrays fit a cache."""

@@ -19,12 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from workers.data.arrays import Float64
 from workers.evaluation.bootstrap import LEVEL, SAME, units, unseen
 from workers.evaluation.metrics import CORRECT, EXAMPLES
 
-Float64 = NDArray[np.float64]
 DRAWS = 4000
 BATCH = 200
 """Draws whose weights are held at once."""

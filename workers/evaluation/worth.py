@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from workers.data.arrays import Index
+from workers.data.arrays import Float64, Index
 from workers.evaluation import mixture
 from workers.evaluation.metrics import Blocks, LogProbabilities, Sums
 from workers.evaluation.mixture import MemberWeights
-
-Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
