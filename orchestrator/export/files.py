@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from orchestrator.export import load, load_alone, target
+from orchestrator.export import check_export, load, target
 from orchestrator.export.formats import Made, Student
 from orchestrator.export.student_model import LOAD_TIMEOUT_S, environment_alone
 from workers import json_text, storage
@@ -97,7 +97,7 @@ def check(folder: Path, made: Made, dataset: Dataset, about: Mapping[str, Any]) 
 def _loaded_alone(folder: Path, inputs: Path, outputs: Path, empty: Path) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            [sys.executable, "-I", "-B", inspect.getfile(load_alone), str(folder), str(inputs), str(outputs)],
+            [sys.executable, "-I", "-B", inspect.getfile(check_export), str(folder), str(inputs), str(outputs)],
             cwd=empty,
             env=environment_alone(os.environ),
             capture_output=True,

@@ -28,7 +28,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from orchestrator.export import loaded_alone
+from orchestrator.export import check_logged_model
 from orchestrator.run_folder import model_folder
 from workers import pyfunc_inputs, storage
 from workers.artifacts import store
@@ -206,7 +206,7 @@ def _process(hidden: list[str], scratch: Path) -> Iterator[subprocess.Popen[str]
     empty = scratch / "empty"
     empty.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", inspect.getfile(loaded_alone)],
+        [sys.executable, "-I", "-S", "-B", inspect.getfile(check_logged_model)],
         cwd=empty,
         env=environment_alone(os.environ),
         stdin=subprocess.PIPE,

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from orchestrator.export import formats, load, load_alone
+from orchestrator.export import check_export, formats, load
 from tests import texts
 from workers.data import tokens
 from workers.data.collate import NamedInputs, collate
@@ -623,7 +623,7 @@ def test_each_export_answers_by_its_own_code(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.rglob("__pycache__"))
 
 
-@pytest.mark.parametrize("module", [load, load_alone])
+@pytest.mark.parametrize("module", [load, check_export])
 def test_it_imports_nothing_of_stillhouse(module: Any) -> None:
     imported = re.findall(r"^\s*(?:from|import) (\w+)", inspect.getsource(module), re.MULTILINE)
     assert imported and not {"orchestrator", "workers", "stillhouse"} & set(imported)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from orchestrator.export import loaded_alone, student_model
+from orchestrator.export import check_logged_model, student_model
 from orchestrator.run_folder import model_folder
 from tests.makers import blobs
 from workers.errors import RequestError
@@ -137,7 +137,7 @@ def test_what_does_not_answer_as_the_student_is_no_model(
     stranger = tmp_path / "stranger.py"
     beginning = "import json, sys\nsys.path += json.loads(sys.stdin.readline())['installed']\nimport numpy as np\n"
     stranger.write_text(beginning + "asked = json.loads(sys.stdin.readline())\n" + program)
-    monkeypatch.setattr(loaded_alone, "__file__", str(stranger))
+    monkeypatch.setattr(check_logged_model, "__file__", str(stranger))
     member = student(place)
     problem = write(member)
     assert problem is not None and said in problem
@@ -186,7 +186,7 @@ def test_the_folder_of_the_configuration_is_hidden(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder)
     script = """
 import json, sys
-from orchestrator.export.loaded_alone import hide
+from orchestrator.export.check_logged_model import hide
 hide(sys.argv[1:3], [sys.argv[1] + "/model"])
 found = {}
 for path in sys.argv[3:]:
@@ -199,7 +199,7 @@ print(json.dumps(found))
     inside = ["config/data.json", "link/data.json", "config/.venv/lib.py", "config/model/MLmodel"]
     asked = [*inside, "config.json", "outside.json"]
     command = [sys.executable, "-c", script, str(folder), str(tmp_path / "outside.json"), *asked]
-    environment = os.environ | {"PYTHONPATH": str(Path(loaded_alone.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(check_logged_model.__file__).parents[1])}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     assert [found[path] == "x" for path in asked] == [False, False, True, True, True, False]

@@ -1,7 +1,7 @@
 """A separate program that loads an export by its `load.py`, and writes the student's probabilities.
 
-`files` starts it as `python -I load_alone.py FOLDER INPUTS OUTPUTS`. It must not import Stillhouse, which a user of the
-export does not have.
+`files` starts it as `python -I check_export.py FOLDER INPUTS OUTPUTS`. It must not import Stillhouse, which a user of
+the export does not have.
 """
 
 from __future__ import annotations

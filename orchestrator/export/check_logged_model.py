@@ -1,8 +1,8 @@
 """A separate program that loads an exported student outside of its run, and writes the student's predictions.
 
-`student_model` starts it as `python -I -S loaded_alone.py` in an empty folder. It reads two lines of JSON from stdin:
-first the import paths, so that slow imports overlap with the run's own work; then the model, once it is written. It
-must not import Stillhouse, since the model contains its own copy.
+`student_model` starts it as `python -I -S check_logged_model.py` in an empty folder. It reads two lines of JSON from
+stdin: first the import paths, so that slow imports overlap with the run's own work; then the model, once it is written.
+It must not import Stillhouse, since the model contains its own copy.
 """
 
 from __future__ import annotations
