@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.error import HTTPError
 
-from orchestrator.cluster import http_probe, ray_private
+from orchestrator.cluster import environment, http_probe, ray_private
 from workers.errors import RequestError
 from workers.redact import redacted
 
@@ -117,13 +117,8 @@ def _dashboard_takes(url: str, token: str) -> bool:
 @contextmanager
 def _restored() -> Iterator[None]:
     """Restore the environment after the block, since this process may join another cluster later."""
-    before = {name: os.environ.get(name) for name in (MODE, TOKEN)}
     try:
-        yield
+        with environment.restored(MODE, TOKEN):
+            yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
         ray_private.read_environment_again()

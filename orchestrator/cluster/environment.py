@@ -1,4 +1,4 @@
-"""Environment variables that Ray reads at import; set them before anything imports Ray.
+"""Environment variables: those that Ray reads at import, which are set before anything imports Ray, and those of jobs.
 
 Values that the user has set take precedence.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 EVERYWHERE = {
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # after which a stopped worker counts as dead; default 600 s
@@ -50,6 +52,20 @@ def prepare() -> None:
     wanted = EVERYWHERE if ray_address() != "local" else EVERYWHERE | IN_PLACE
     for key, value in wanted.items():
         os.environ.setdefault(key, value)
+
+
+@contextmanager
+def restored(*names: str) -> Iterator[None]:
+    """A block after which these variables are as before it."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def of_workers() -> dict[str, str]:

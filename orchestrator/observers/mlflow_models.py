@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from orchestrator.cluster import environment
 from orchestrator.run_folder import model_folder
 from orchestrator.run_folder.model_folder import ModelRecord
 from workers.redact import redacted
@@ -130,15 +131,9 @@ def _models_of(client: MlflowClient, run: str) -> list[str]:
 @contextmanager
 def _time_to_upload() -> Iterator[None]:
     """Raise MLflow's timeout for the block, since a server may respond only after it has forwarded the weights."""
-    before = os.environ.get(TIMEOUT)
-    os.environ[TIMEOUT] = str(max(UPLOAD_S, int(before or 0)))
-    try:
+    with environment.restored(TIMEOUT):
+        os.environ[TIMEOUT] = str(max(UPLOAD_S, int(os.environ.get(TIMEOUT) or 0)))
         yield
-    finally:
-        if before is None:
-            del os.environ[TIMEOUT]
-        else:
-            os.environ[TIMEOUT] = before
 
 
 def _registered(client: MlflowClient, name: str, key: str) -> str | None:
