@@ -137,8 +137,8 @@ def in_memory(
     folder = Path(tempfile.mkdtemp())
     layout, parts = stored(folder, probabilities, rows, views, top_k)
     feed = SoftLabels(split, layout, parts.__getitem__, StoreReader(str(folder), temperature))
-    for number in parts:
-        feed.read(number)
+    for number, part in parts.items():
+        feed._put(number, feed.reader(number, part))
     shutil.rmtree(folder)
     return feed
 

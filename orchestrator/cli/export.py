@@ -107,7 +107,7 @@ def export(asked: Asked, wait_for: Callable[[str], None] = lambda step: None) ->
         wait_for(f"writing the student as {asked.format}")
         made = formats.FORMATS[asked.format].write(student, folder)
         if asked.quantize is not None:
-            made = formats.quantize(made, folder)
+            formats.quantize(folder)
         wait_for("measuring it on the test examples")
         level = asked.gate.confidence or LEVEL
         quantized = asked.quantize is not None

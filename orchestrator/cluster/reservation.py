@@ -94,9 +94,9 @@ class Need:
         each = amounts(self.shown)
         return f"{self.what} ({self.count}" + (f", {each} each)" if each else ")")
 
-    def fits(self, free: Iterable[Mapping[str, float]], count: int | None = None) -> bool:
-        """Whether nodes with these free resources can hold `count` of them (default: all)."""
-        return sum(self._fit(node) for node in free) >= (self.count if count is None else count)
+    def fits(self, free: Iterable[Mapping[str, float]], count: int) -> bool:
+        """Whether nodes with these free resources can hold `count` of them."""
+        return sum(self._fit(node) for node in free) >= count
 
     def _fit(self, node: Mapping[str, float]) -> float:
         asked = {name: amount for name, amount in self.each.items() if amount > 0}

@@ -142,7 +142,7 @@ def place(ensemble: EnsembleSpec, machines: Machines) -> Placement:
         )
     num_gpus = (1.0 if machines.gpus else 0.0) if asked.num_gpus == "auto" else asked.num_gpus
     slots = at_once(Placement(1, 1, asked.num_cpus, num_gpus), machines)
-    size = _size(ensemble, max(slots, 1))
+    size = max(slots, 1) if ensemble.count is None else ensemble.count
     if asked.num_gpus != "auto" and num_gpus and times(num_gpus, machines.gpus) < size:
         raise RequestError(
             f"ensemble.resources_per_member.num_gpus: asked for {num_gpus:g} for each of {size} members, "
@@ -187,7 +187,3 @@ def _slots(node: Node, num_cpus: float, num_gpus: float) -> int:
 def times(asked: float, there: float) -> int:
     """How many times `asked` of a resource fits into `there`, in Ray's units, which are exact where floats are not."""
     return round(there * UNITS) // max(1, round(asked * UNITS))
-
-
-def _size(ensemble: EnsembleSpec, slots: int) -> int:
-    return slots if ensemble.count is None else ensemble.count

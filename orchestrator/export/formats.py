@@ -111,13 +111,12 @@ def student_of(member: Member, dataset: Dataset) -> Student:
     return Student(member, found, collator(x, rows), 2 if PAIR in columns_of(collator.chosen(x)) else 1)
 
 
-def quantize(made: Made, folder: Path) -> Made:
-    """The same export with its graph in int8."""
+def quantize(folder: Path) -> None:
+    """Put a graph in int8 in the place of the export's."""
     whole, graph = folder / "float.onnx", folder / GRAPH
     graph.rename(whole)
     onnx_export.quantize(whole, graph)
     whole.unlink()
-    return made
 
 
 def _onnx(student: Student, folder: Path) -> Made:

@@ -149,10 +149,6 @@ class SoftLabels:
                 order = np.random.default_rng([seed, epoch, window[0]]).permutation(len(ids))
                 yield Run(ids[order], starts[order], self.cache)
 
-    def read(self, number: int) -> Place:
-        """The place of a part in the cache; reads the part if it is missing."""
-        return (self.cache and self.cache.find(number)) or self._put(number, self.reader(number, self.part(number)))
-
     def _read_ahead(self, numbers: Sequence[int], threads: ThreadPoolExecutor) -> Generator[tuple[float, Future[Rows]]]:
         """Prefetch these parts, at most `AHEAD` of them; yields each with the time at which it was available."""
 
