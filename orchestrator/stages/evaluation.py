@@ -31,7 +31,7 @@ from workers.data.dataset import Split
 from workers.evaluation import mixture
 from workers.evaluation import tasks as jobs
 from workers.evaluation.agreement import AgreementSums
-from workers.evaluation.bootstrap import Interval
+from workers.evaluation.bootstrap import Interval, bounds_of
 from workers.evaluation.confusable import Groups
 from workers.evaluation.custom_metrics import Metric
 from workers.evaluation.metrics import EXAMPLES, Inference, LogProbabilities, Sums
@@ -114,7 +114,7 @@ def _curve(found: jobs.Totals) -> list[CurvePoint]:
     examples = found.sums[ENSEMBLE].of_blocks[:, EXAMPLES]
     intervals = statistics.curve(examples, found.curve.right_of_blocks)
     return [
-        CurvePoint(**vars(point), accuracy_interval=None if interval is None else interval.bounds)
+        CurvePoint(**vars(point), accuracy_interval=bounds_of(interval))
         for point, interval in zip(found.curve.points, intervals, strict=True)
     ]
 
