@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,13 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return makers.settings(tmp_path_factory.mktemp("sound"))
 
 
+@pytest.fixture(scope="module")
+def sound_file(sound: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sound") / "sound.yaml"
+    path.write_text(yaml.safe_dump(sound))
+    return path
+
+
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -161,10 +169,8 @@ def loaded(load: Callable[[], RunConfig]) -> str | None:
 @settings(max_examples=200)
 @given(data=st.data())
 def test_an_override_has_the_effect_of_the_value_in_the_file(
-    sound: dict[str, Any], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    sound: dict[str, Any], sound_file: Path, data: st.DataObject
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / "sound.yaml"
-    path.write_text(yaml.safe_dump(sound))
     place = data.draw(st.sampled_from([place for place in places(sound) if place]))
     value = data.draw(JUNK | st.sampled_from([1, 0.5, "auto", "small"]))
     values = json.loads(json.dumps(sound))  # sections of its own, which YAML would share
@@ -174,19 +180,17 @@ def test_an_override_has_the_effect_of_the_value_in_the_file(
         section = section[key]
     section[last] = value
     assignment = f"{'.'.join(place)}={yaml_text.inline(value)}"
-    folder = str(path.resolve().parent)
+    folder = str(sound_file.resolve().parent)
     expected = loaded(lambda: RunConfig.from_mapping(values, folder, experiment=sound["name"]))
-    assert loaded(lambda: RunConfig.load(str(path), [assignment])) == expected
+    assert loaded(lambda: RunConfig.load(str(sound_file), [assignment])) == expected
 
 
 @settings(max_examples=200)
 @given(data=st.data())
 def test_any_text_of_an_override_is_applied_or_refused(
-    sound: dict[str, Any], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    sound: dict[str, Any], sound_file: Path, data: st.DataObject
 ) -> None:
-    path = tmp_path_factory.getbasetemp() / "sound.yaml"
-    path.write_text(yaml.safe_dump(sound))
     keys = [".".join(place) for place in places(sound) if place]
     key = data.draw(st.sampled_from(keys) | st.text(max_size=12))
     assignment = f"{key}={data.draw(st.text(max_size=40))}"
-    loaded(lambda: RunConfig.load(str(path), [assignment]))
+    loaded(lambda: RunConfig.load(str(sound_file), [assignment]))

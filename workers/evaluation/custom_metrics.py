@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from workers.data.arrays import ROWS_AT_ONCE, Index
+from workers.data.arrays import ROWS_AT_ONCE, Float64, Index
 from workers.errors import RequestError
 from workers.evaluation import bootstrap
 from workers.evaluation.bootstrap import Interval
@@ -38,7 +38,7 @@ NAME = re.compile(r"(?=.{1,100}$)\w[\w. -]*(?:/\w[\w. -]*)*")
 LIMIT_S = 5.0
 """Time limit of one metric in `try_out`."""
 
-Returned = float | NDArray[np.float64]
+Returned = float | Float64
 """What a metric gives a name: a number, or of each unit its sum and its count, [U, 2]."""
 
 
@@ -154,7 +154,7 @@ def _number(value: Any, key: str, metric: str) -> float:
     return number
 
 
-def _pair(value: Sequence[Any], key: str, metric: str) -> NDArray[np.float64]:
+def _pair(value: Sequence[Any], key: str, metric: str) -> Float64:
     """Sums and counts of units, [U, 2]."""
     expected = "expected (sums, counts), two arrays of a finite number for each unit, such as an utterance"
     try:
