@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from orchestrator.export import formats
 from orchestrator.export.formats import Student
@@ -21,6 +20,7 @@ from workers import storage
 from workers.artifacts import key as keys
 from workers.artifacts import store
 from workers.artifacts.kinds import NETWORK, Record
+from workers.data.arrays import Float64
 from workers.data.dataset import Dataset
 from workers.data.label_names import listed
 from workers.data.labels import LABELLED
@@ -42,7 +42,7 @@ TOLERANCE = 0.01
 computed them in bfloat16."""
 
 
-def student_of(member: Member, dataset: Dataset, of_run: NDArray[np.float64]) -> Student:
+def student_of(member: Member, dataset: Dataset, of_run: Float64) -> Student:
     """Load the student of a run, of whose weights the record lies beside them.
 
     of_run: sums [B, COLUMNS] of the student over blocks of the test examples, from the run. Raises: `RequestError`
@@ -132,7 +132,7 @@ def _decides(name: str) -> bool:
     return name.partition(".")[0] in DECIDES
 
 
-def _check_figures(student: Student, dataset: Dataset, of_run: NDArray[np.float64]) -> None:
+def _check_figures(student: Student, dataset: Dataset, of_run: Float64) -> None:
     """Raise `RequestError` unless the student repeats its figures in the run's report."""
     ids, how = np.arange(len(dataset.test)), Inference("float32", on="cpu")
     predicted = metrics.log_probabilities(

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from workers.data import headers, label_names, shards, table_files, tables
+from workers.data.arrays import Float64
 from workers.data.label_names import NamedLabels
 from workers.data.labels import LABELLED, label_fix
 from workers.data.table_files import is_list, is_text, plain
@@ -143,7 +144,7 @@ def _index(train: pa.Table, roles: tables.Roles) -> list[str]:
     return [name for name in train.column_names if name in found]
 
 
-def _plain_numbers(train: pa.Table, encodings: Sequence[Encoding]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+def _plain_numbers(train: pa.Table, encodings: Sequence[Encoding]) -> Iterator[tuple[str, Float64]]:
     """The columns of numbers by name, [N] each."""
     for each in encodings:
         column = plain(train.column(each.name))
@@ -266,13 +267,13 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(of_numbers or pa.types.is_boolean(kind) or pa.types.is_null(kind))
 
 
-def _floats(column: pa.ChunkedArray) -> NDArray[np.float64]:
+def _floats(column: pa.ChunkedArray) -> Float64:
     """A column of numbers [N]; NaN for empty cells."""
     column = pc.cast(column, pa.uint8()) if pa.types.is_boolean(column.type) else column
-    return cast(NDArray[np.float64], pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False))
+    return cast(Float64, pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False))
 
 
-def _check_finite(values: NDArray[np.float64], uri: str, name: str, each: int = 1) -> None:
+def _check_finite(values: Float64, uri: str, name: str, each: int = 1) -> None:
     """Raise `RequestError` where a column's values are not finite as float32. each: values of a row."""
     with np.errstate(over="ignore"):
         wrong = np.flatnonzero(~np.isfinite(values.astype(np.float32)))

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from workers.data.arrays import Float64
 from workers.data.collate import Collator, Inputs
 from workers.data.examples import Columns, Examples
 from workers.models.predictor import Predictor
@@ -65,9 +65,7 @@ def _requests(collator: Collator, x: Examples, place: torch.device, size: int) -
 
 
 @torch.no_grad()
-def times_ms(
-    answer: Callable[[int], Any], place: torch.device, repeats: int, displaced: int = 0
-) -> NDArray[np.float64]:
+def times_ms(answer: Callable[[int], Any], place: torch.device, repeats: int, displaced: int = 0) -> Float64:
     """Latency of `answer` in milliseconds, measured `repeats` times after a warm-up: [repeats].
 
     answer: called with the number of the call. On a GPU the measurement includes the synchronisation. displaced: bytes
@@ -100,7 +98,7 @@ def batch_s(answer: Callable[[int], Tensor], place: torch.device) -> float:
     return (time.perf_counter() - started) / done
 
 
-def percentiles(times: NDArray[np.float64]) -> dict[str, float]:
+def percentiles(times: Float64) -> dict[str, float]:
     """The 50th and 99th percentile."""
     p50, p99 = np.percentile(times, [50, 99])
     return {"p50": float(p50), "p99": float(p99)}

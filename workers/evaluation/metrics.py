@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from workers.data.arrays import Index, micro_batch
+from workers.data.arrays import Float64, Index, micro_batch
 from workers.data.collate import Collator, collate
 from workers.data.dataset import Dataset, Split
 from workers.data.examples import Examples, by_length, embedded, positions_of, values_of
@@ -78,10 +78,10 @@ class Sums:
     """
 
     nll: float
-    of_blocks: NDArray[np.float64]
-    bin_examples: NDArray[np.float64]
-    bin_confidence: NDArray[np.float64]
-    bin_correct: NDArray[np.float64]
+    of_blocks: Float64
+    bin_examples: Float64
+    bin_confidence: Float64
+    bin_correct: Float64
     labelled: NDArray[np.int64]
     predicted: NDArray[np.int64]
     hits: NDArray[np.int64]
@@ -133,7 +133,7 @@ def blocks_of(data: Dataset, split: str, ids: Index) -> Blocks:
     return Blocks(whole.rows.repeated(blocks[ids], ids), int(blocks.max()) + 1)
 
 
-def figures(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+def figures(sums: Float64) -> Float64:
     """`FIGURES` of sums [..., COLUMNS]: [4, ...] float64."""
     rows = sums[..., EXAMPLES]
     gaps = np.abs(sums[..., GAPS:]).sum(axis=-1)
@@ -168,7 +168,7 @@ def measure(log_probabilities: NDArray[Any], labels: Index, blocks: Blocks | Non
     )
 
 
-def _brier(log_probabilities: NDArray[Any], labels: Index) -> NDArray[np.float64]:
+def _brier(log_probabilities: NDArray[Any], labels: Index) -> Float64:
     """The Brier score of each row: [N] float64."""
     squares = np.empty(len(labels))
     size = max(1, CHUNK_VALUES // log_probabilities.shape[1])
@@ -179,9 +179,7 @@ def _brier(log_probabilities: NDArray[Any], labels: Index) -> NDArray[np.float64
     return squares
 
 
-def _by_block(
-    blocks: Blocks, of_each: NDArray[np.float64], bins: Index, gaps: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _by_block(blocks: Blocks, of_each: Float64, bins: Index, gaps: Float64) -> Float64:
     """Sums over each block [B, COLUMNS] of values [N, GAPS], and of `gaps` [N] by bin [N]."""
     found = np.empty((blocks.number, COLUMNS))
     for column in range(GAPS):

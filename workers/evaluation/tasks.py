@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from workers import ensemble, processes, storage
 from workers.artifacts import store
 from workers.artifacts.key import Key
 from workers.artifacts.kinds import PREDICTIONS
+from workers.data.arrays import Float64
 from workers.data.dataset import Dataset, Split
 from workers.data.examples import Examples
 from workers.device import device
@@ -348,8 +348,8 @@ class _Timed:
     for a batch."""
 
     parameters: int
-    alone: NDArray[np.float64]
-    in_turn: NDArray[np.float64]
+    alone: Float64
+    in_turn: Float64
     answered: Tensor
     batch_s: float
 

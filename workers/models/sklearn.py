@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from workers import storage
+from workers.data.arrays import Float64
 from workers.errors import RequestError
 from workers.models.predictor import Fittable, Inputs, Lessons, Outputs, dense, log_probabilities, missing
 from workers.models.sklearn_fits import fit
@@ -89,9 +90,9 @@ class SklearnPredictor(Fittable):
         rows = dense(x, "a model of kind 'sklearn'").cpu().numpy().reshape(len(x), -1)
         return Outputs(log_probabilities(torch.from_numpy(self._probabilities(rows))).to(x.device))
 
-    def _probabilities(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+    def _probabilities(self, rows: NDArray[Any]) -> Float64:
         if not hasattr(self.estimator, "predict_proba"):
-            predicted: NDArray[np.float64] = np.array(self.estimator.predict(rows), np.float64)
+            predicted: Float64 = np.array(self.estimator.predict(rows), np.float64)
             return predicted
         answered = np.asarray(self.estimator.predict_proba(rows))
         found = np.zeros((len(rows), self.classes))
