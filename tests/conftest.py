@@ -14,6 +14,7 @@ from orchestrator.cluster import environment
 
 os.environ.pop("RAY_ADDRESS", None)  # else runs of tests join that cluster, and Ray listens beyond loopback
 environment.prepare()  # before anything imports Ray
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads keep cores from other processes
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one in the home of who runs tests
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a unit test that reaches Ray fails, instead of starting one
 os.environ.setdefault("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")

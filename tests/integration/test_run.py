@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from mlflow import MlflowClient
 from orchestrator import RunConfig, run
 from orchestrator.cli.command import main
 from orchestrator.reporting.report import Report
+from tests import commands
 from tests.makers import write_config
 from workers import ensemble
 from workers.models import torch_module
@@ -305,23 +303,17 @@ def test_alone_on_a_machine_ray_is_started_on_loopback_and_taken_down(tmp_path: 
         "    nodes = {node['NodeManagerAddress'] for node in ray.nodes()}\n"
         "    return {'on_loopback': float(nodes == {'127.0.0.1'})}\n"
     )
-    command = [sys.executable, "-m", "orchestrator.cli", "run", str(path)]
-    command += ["--set", 'evaluation.metrics=[{factory: "watch:address"}]']
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "STILLHOUSE_TEST": str(tmp_path)})
-    assert done.returncode == 0, done.stderr
-    assert "members ..." in done.stderr and "mean of 2 members" in done.stdout
-    assert not [line for line in done.stderr.splitlines() if "Ray" in line and not line.startswith("  start-up: ")]
+    metrics = 'evaluation.metrics=[{factory: "watch:address"}]'
+    mark = commands.new_mark()
+    with commands.running(*commands.STILLHOUSE, "run", path, "--set", metrics, mark=mark) as process:
+        out, err = process.communicate(timeout=commands.RUN_S)
+        left = commands.processes(mark)
+    assert process.returncode == 0, err
+    assert "members ..." in err and "mean of 2 members" in out
+    assert not [line for line in err.splitlines() if "Ray" in line and not line.startswith("  start-up: ")]
     found = json.loads((tmp_path / "runs/small/report.json").read_text())
     assert all(system["test"]["on_loopback"] == 1.0 for system in found["systems"])
-    left = [p for p in Path("/proc").glob("[0-9]*/environ") if _holds(p, f"STILLHOUSE_TEST={tmp_path}")]
     assert not left
-
-
-def _holds(environ: Path, text: str) -> bool:
-    try:
-        return text.encode() in environ.read_bytes()
-    except OSError:  # ended meanwhile
-        return False
 
 
 @pytest.mark.slow

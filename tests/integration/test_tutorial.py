@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from orchestrator.cli.command import COMMANDS
 from orchestrator.reporting import report
+from tests import commands
 
 PAGE = Path(__file__).parents[2] / "docs" / "TUTORIAL.md"
 LANGUAGES = {"sh": ["bash", "-e", "-c"], "python": [sys.executable, "-c"]}
@@ -38,15 +38,10 @@ def test_its_commands_are_known() -> None:
 @pytest.mark.slow
 def test_its_blocks_run_in_their_order(tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
-    environment.pop("RAY_ADDRESS", None)
-    shown = []
-    for language, block in blocks():
-        done = subprocess.run(
-            [*LANGUAGES[language], block], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{block}\n{done.stdout[-1500:]}{done.stderr[-1500:]}"
-        shown.append(done.stdout)
+    environment = commands.environment(PATH=path, OMP_NUM_THREADS="1")
+    shown = [
+        commands.output(*LANGUAGES[language], block, cwd=tmp_path, env=environment) for language, block in blocks()
+    ]
     (said,) = re.findall(r"^```\n(Data: .*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert [line for line in without_guess(said).splitlines() if line not in without_guess(shown[1])] == []
     found = report.load(str(tmp_path / "runs" / "turbines"))
