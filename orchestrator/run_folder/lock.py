@@ -23,6 +23,7 @@ from types import TracebackType
 from orchestrator.run_folder.paths import PLACES, RunFolder, is_written
 from workers import storage
 from workers.errors import RequestError, TakenOver
+from workers.storage import retries
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class Lock:
 
     def _remove(self) -> None:
         """Remove the own lock. If only the response of a removal was lost, another run may already hold the lock."""
-        for wait_s in (*(() if storage.is_local(self.uri) else storage.BACK_OFF_S), None):
+        for wait_s in (*(() if storage.is_local(self.uri) else retries.BACK_OFF_S), None):
             owner = self._read()
             if owner is None or self._is_another(owner):
                 return

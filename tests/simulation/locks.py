@@ -25,6 +25,7 @@ from tests.simulation.promises import Broken, expect, with_seed
 from tests.simulation.turns import Deadlock, Process, Task, Turns
 from workers import storage
 from workers.errors import RequestError, RunError
+from workers.storage import retries
 
 T = TypeVar("T")
 FOLDER = "simulated://bucket/run"
@@ -280,7 +281,7 @@ def simulated(contest: Contest) -> Iterator[None]:
         "os": SimpleNamespace(getpid=lambda: turns.process.pid, kill=interrupt),
         "_held": set(),
     }
-    with mock.patch.multiple(lock, **patches), mock.patch.object(storage, "time", time):
+    with mock.patch.multiple(lock, **patches), mock.patch.object(retries, "time", time):
         logging.disable(logging.WARNING)
         try:
             yield

@@ -10,6 +10,7 @@ from orchestrator.run_folder.lock import Lock
 from tests.simulation.locks import run
 from tests.simulation.promises import Broken
 from workers import storage
+from workers.storage import retries
 
 CONTESTS = 150
 NOTICED_WITHIN = 200
@@ -43,7 +44,7 @@ def _not_ours(uri: str, content: bytes) -> bool:
     """`storage.create` that does not recognise its own file after a lost response."""
     fs, path = storage.filesystem(uri)
     try:
-        storage._patiently(uri, lambda: fs.pipe_file(path, content, mode="create"))
+        retries.patiently(uri, lambda: fs.pipe_file(path, content, mode="create"))
         return True
     except FileExistsError:
         return False

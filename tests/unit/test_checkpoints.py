@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations
 from workers import storage
 from workers.errors import RequestError
 from workers.models import checkpoint_files, checkpoints
+from workers.storage import reading
 
 
 def test_saved_weights_load_bit_for_bit(tmp_path: Path) -> None:
@@ -274,7 +275,7 @@ def test_the_recommended_call_writes_what_is_loaded(tmp_path: Path) -> None:
 def test_a_file_is_hashed_once_until_it_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri, read = str(tmp_path / "weights"), []
     read_with = storage.read_with
-    monkeypatch.setattr(storage, "read_with", lambda uri, how: (read.append(uri), read_with(uri, how))[1])  # type: ignore[func-returns-value]
+    monkeypatch.setattr(reading, "read_with", lambda uri, how: (read.append(uri), read_with(uri, how))[1])  # type: ignore[func-returns-value]
     for content in (b"first", b"other"):  # of one size
         storage.write_bytes(uri, content)
         for _ in range(3):

@@ -15,6 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from workers import storage
 from workers.errors import RequestError
+from workers.storage import listing, reading, retries
 
 BASE = "flaky://folder"
 
@@ -64,7 +65,7 @@ class Flaky(MemoryFileSystem):
 @pytest.fixture(autouse=True)
 def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     fsspec.register_implementation("flaky", Flaky, clobber=True)
-    monkeypatch.setattr(storage, "BACK_OFF_S", (0.0,) * 5)
+    monkeypatch.setattr(retries, "BACK_OFF_S", (0.0,) * 5)
     Flaky.failures, Flaky.error = 0, OSError
     storage.write_text(f"{BASE}/file", "content")
     yield
@@ -94,7 +95,7 @@ def test_it_is_not_asked_for_ever() -> None:
     Flaky.failures = 100
     with pytest.raises(RequestError, match=r"'flaky://folder': cannot be accessed \(OSError: .*request rate\)"):
         storage.names(BASE)
-    assert Flaky.failures == 100 - 1 - len(storage.BACK_OFF_S)
+    assert Flaky.failures == 100 - 1 - len(retries.BACK_OFF_S)
 
 
 class EndpointConnectionError(Exception):
@@ -199,7 +200,7 @@ def test_a_listing_says_what_a_file_is_and_when_it_was_written(tmp_path: Path) -
 
 def test_a_file_is_hashed_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = bytes(range(250))
-    monkeypatch.setattr(storage, "BLOCK", 100)
+    monkeypatch.setattr(reading, "BLOCK", 100)
     for folder in (BASE, str(tmp_path)):
         storage.write_bytes(f"{folder}/hashed", content)
         assert storage.file_sha256(f"{folder}/hashed") == hashlib.sha256(content).hexdigest()
@@ -212,8 +213,8 @@ def test_a_file_is_hashed_block_by_block(tmp_path: Path, monkeypatch: pytest.Mon
 def test_times_are_understood_as_each_storage_writes_them() -> None:
     moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     for info in ({"LastModified": moment}, {"updated": "2026-01-02T03:04:05.000Z"}, {"mtime": moment.timestamp()}):
-        assert storage._changed(info) == moment.timestamp()
-    assert storage._changed({"updated": "yesterday"}) is None and storage._changed({}) is None
+        assert listing._changed(info) == moment.timestamp()
+    assert listing._changed({"updated": "yesterday"}) is None and listing._changed({}) is None
 
 
 @pytest.mark.parametrize(("ending", "package"), [(".zst", "backports.zstd"), (".lz4", "lz4")])

@@ -31,6 +31,7 @@ from workers.data.tokens import IDS, TYPES, Tokenization
 from workers.errors import RequestError
 from workers.specs.data import AugmentSpec, DataSpec
 from workers.specs.models import AnyModel, ModelSpec, TransformersModel
+from workers.storage import retries
 from workers.trial import sequences
 
 ODD = ["😀 emoji", "zero\u200bwidth", "שלום עולם", 'a "quoted", comma', "two\nlines", "x" * 10_000]
@@ -289,7 +290,7 @@ def test_a_file_that_cannot_be_parsed_is_read_once(monkeypatch: pytest.MonkeyPat
         return reader(*given)
 
     monkeypatch.setitem(text_files.READERS, ".csv", counted)
-    monkeypatch.setattr(storage, "BACK_OFF_S", (0.0,) * 5)
+    monkeypatch.setattr(retries, "BACK_OFF_S", (0.0,) * 5)
     uri = "memory://damaged/rows.csv"
     storage.write_text(uri, "text,label\na,b,c\n")
     with pytest.raises(RequestError, match=r"rows\.csv': cannot be read \(CSV parse error.*Write the file anew"):
