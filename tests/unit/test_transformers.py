@@ -25,7 +25,7 @@ from workers.models import checkpoints, predictor, torch_module, transformers_mo
 from workers.models import provenance as model_provenance
 from workers.models.last_product import is_rounded
 from workers.models.packing import PackedLinear
-from workers.models.transformers_module import class_order
+from workers.models.transformers_classes import class_order
 from workers.specs.models import AnyModel, TransformersModel, model_of
 from workers.specs.training import TrainingSpec
 from workers.trial import trial

@@ -18,7 +18,6 @@ from workers.errors import RequestError
 
 LOCAL = ("file://", "local://")
 """Protocols of local files."""
-
 _PROTOCOL = re.compile(r"[A-Za-z][\w+.-]*(::[A-Za-z][\w+.-]*)*://")
 
 

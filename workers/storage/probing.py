@@ -17,7 +17,6 @@ FILE_SERVER = (
     "is on a file server, which shows files before they are complete, and creates no folders for them; a mount of it "
     "is a folder"
 )
-
 UNFIT = {
     "memory": "is each process's own memory, and a run is many processes",
     **dict.fromkeys(("ftp", "sftp", "smb", "ssh", "webdav"), FILE_SERVER),

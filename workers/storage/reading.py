@@ -17,16 +17,13 @@ from workers.storage.retries import DAMAGED, T, brief, patiently
 
 CHECK_PATH = "Check the path; relative ones start at the configuration file's folder."
 """The end of an error about a file that is missing."""
-
 COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma", ".zst": "backports.zstd", ".lz4": "lz4"}
 """Endings of compressed files, and the module that reads each; the last two are packages of their own."""
-
 FILES = (
     *COMPRESSED, ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt", ".npz", ".npy",
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".skops", ".onnx",
 )  # fmt: skip
 """Endings of what is read as a file. Others may be of a folder, as in `bert-v1.0`, which HTTP calls a file, too."""
-
 BLOCK = 2**22
 """Bytes that are read at a time, where a file is hashed."""
 

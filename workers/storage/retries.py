@@ -15,18 +15,13 @@ from workers.errors import RequestError, Unreachable
 from workers.storage.locations import is_local
 
 logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
-
 BACK_OFF_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Waiting times in seconds before each retry of a request to a remote storage."""
-
 LACKS_ACCESS = "Credentials"
 """In the names of the errors by which clients of object stores report that they find no credentials."""
-
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile)
 """What decompression raises for a damaged file."""
-
 ANSWERS = (
     FileNotFoundError, NotADirectoryError, FileExistsError, RequestError, ImportError, MemoryError, *DAMAGED,
 )  # fmt: skip
