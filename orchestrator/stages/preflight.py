@@ -38,7 +38,7 @@ from workers.specs.training import FitSpec, TrainingSpec
 from workers.targets.layout import batch_sizes
 from workers.training import lessons, objective, optimizer
 from workers.training.objective import Objective
-from workers.trial import compiling, fitting, sequences, terms, trial
+from workers.trial import compiling, fitting, loaded_models, sequences, terms, trial
 from workers.trial.fitting import FitRole
 from workers.trial.odd_rows import OddRow, odd_rows
 from workers.trial.trial import Role
@@ -311,7 +311,7 @@ def settled(config: RunConfig, dataset: Dataset) -> RunConfig:
     groups = [
         group
         if group.complete is None
-        else group.model_copy(update={"model": trial.settle(group.model, group.complete, dataset.train)[0]})
+        else group.model_copy(update={"model": loaded_models.settle(group.model, group.complete, dataset.train)[0]})
         for group in ensemble.groups
     ]
     found = {"model": groups[0].model} if ensemble.members is None else {"members": tuple(groups)}
@@ -319,7 +319,7 @@ def settled(config: RunConfig, dataset: Dataset) -> RunConfig:
     def settled_system(system: FurtherSystem) -> FurtherSystem:
         if system.group.complete is None:
             return system
-        model = trial.settle(system.model, system.weights, dataset.train)[0]
+        model = loaded_models.settle(system.model, system.weights, dataset.train)[0]
         return system.model_copy(update={"model": model})
 
     config = config.model_copy(update={"ensemble": ensemble.model_copy(update=found)})
@@ -333,12 +333,12 @@ def _check_models(config: RunConfig, dataset: Dataset, roles: Sequence[Role | Fi
     loaded = [("ensemble", group) for group in config.ensemble.groups]
     loaded += [(f"evaluation.systems.{name}", system.group) for name, system in config.evaluation.systems.items()]
     for name, group in loaded:
-        asked = trial.Loaded(name, group.model, dataset.train, dataset.classes, odd, dataset.label_names)
+        asked = loaded_models.Loaded(name, group.model, dataset.train, dataset.classes, odd, dataset.label_names)
         files = group.checkpoints or () if group.complete is None else (group.complete,)
         if files and isinstance(group.model, ModelSpec):
-            notes += trial.check_loaded(asked, files)
+            notes += loaded_models.check_loaded(asked, files)
         else:
-            notes += [note for uri in files for note in trial.check_file(asked, uri)]
+            notes += [note for uri in files for note in loaded_models.check_file(asked, uri)]
     for role in roles:
         notes += _check_role(role, dataset, odd)
     trained = [role.model for role in roles if isinstance(role, Role)]

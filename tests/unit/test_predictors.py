@@ -26,7 +26,7 @@ from workers.inference.teacher import Asked, Member, Teacher, follows_from, load
 from workers.models import onnx_file, predictor
 from workers.models.predictor import FLOOR, Outputs, Predictor
 from workers.specs.models import AnyModel, OnnxModel, SklearnFile, model_of
-from workers.trial import trial
+from workers.trial import loaded_models
 from workers.trial.odd_rows import OddRow
 
 X, Y = blobs(60, 0)
@@ -36,8 +36,8 @@ WEIGHT = GENERATOR.normal(size=(8, 3)).astype(np.float32)
 BIAS = GENERATOR.normal(size=3).astype(np.float32)
 
 
-def loaded(model: AnyModel, *odd: OddRow) -> trial.Loaded:
-    return trial.Loaded("ensemble", model, Split(X, Y), 3, odd)
+def loaded(model: AnyModel, *odd: OddRow) -> loaded_models.Loaded:
+    return loaded_models.Loaded("ensemble", model, Split(X, Y), 3, odd)
 
 
 def graph(
@@ -92,13 +92,13 @@ def test_what_a_graph_returns_is_seen_on_examples(tmp_path: Path) -> None:
     examples, expected = Split(X, Y), softmax(X @ WEIGHT + BIAS)
     for ends, found in ((True, "probabilities"), (False, "logits")):
         given = OnnxModel(kind="onnx", path=graph(tmp_path / "a.onnx", softmax=ends))
-        model, (note,) = trial.settle(given, given.path, examples)
+        model, (note,) = loaded_models.settle(given, given.path, examples)
         assert isinstance(model, OnnxModel) and model.output == found
         assert f"a.onnx' is taken to return {found}: its rows for 60 training examples" in note
         np.testing.assert_allclose(softmax(answers(model)), expected, rtol=1e-4)
-        assert trial.settle(model, model.path, examples) == (model, ())  # it is decided once
+        assert loaded_models.settle(model, model.path, examples) == (model, ())  # it is decided once
     given = OnnxModel(kind="onnx", path=graph(tmp_path / "a.onnx", softmax=True), output="logits")
-    assert trial.settle(given, given.path, examples) == (given, ())
+    assert loaded_models.settle(given, given.path, examples) == (given, ())
 
 
 def test_whole_numbers_for_a_graph_of_bytes(tmp_path: Path) -> None:
@@ -124,10 +124,10 @@ def test_a_graph_of_one_number_for_each_row_is_refused_by_its_shape(tmp_path: Pa
     made.ir_version, made.opset_import[0].version = 8, 17
     onnx.save(made, tmp_path / "a.onnx")
     model = OnnxModel(kind="onnx", path=str(tmp_path / "a.onnx"), output_name="y")
-    settled, notes = trial.settle(model, model.path, Split(X, Y))
+    settled, notes = loaded_models.settle(model, model.path, Split(X, Y))
     assert (settled, notes) == (model, ())
     with pytest.raises(RequestError, match=r"returned \[2\] for a batch of 2; expected logits"):
-        trial.check_file(loaded(model), model.path)
+        loaded_models.check_file(loaded(model), model.path)
 
 
 WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
@@ -147,7 +147,7 @@ def test_graphs_that_do_not_fit_are_named(tmp_path: Path, case: str) -> None:
     made, asked, words = WRONG[case]
     model = OnnxModel(kind="onnx", path=graph(tmp_path / "a.onnx", **made), **asked)
     with pytest.raises(RequestError, match=words):
-        trial.check_file(loaded(model), model.path)
+        loaded_models.check_file(loaded(model), model.path)
 
 
 @pytest.mark.parametrize("batch", ["N", 2])
@@ -250,7 +250,7 @@ def test_files_of_skops_are_refused_by_name(tmp_path: Path) -> None:
         predictor.load(model, model.path)
     fewer = SklearnFile(kind="sklearn", path=kept(path, LogisticRegression().fit(X, Y % 2)))
     with pytest.raises(RequestError, match=r"returned \[2, 2\] for a batch of 2; expected logits \[2, 3\]"):
-        trial.check_file(loaded(fewer), fewer.path)
+        loaded_models.check_file(loaded(fewer), fewer.path)
 
 
 class Evil:
@@ -272,10 +272,13 @@ def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
     swapped = np.array([1, 2, 0])[Y]
     model = SklearnFile(kind="sklearn", path=kept(tmp_path / "a.skops", LogisticRegression().fit(X, swapped)))
     with pytest.raises(RequestError, match="classes in another order: what the labels say is 0 it calls 1, 1 it calls"):
-        trial.check_file(loaded(model), model.path)
+        loaded_models.check_file(loaded(model), model.path)
     right = SklearnFile(kind="sklearn", path=kept(tmp_path / "b.skops", LogisticRegression().fit(X, Y)))
     assert (
-        trial.check_file(loaded(right, OddRow("test", 3, "all zeros", np.zeros((1, 8), np.float32))), right.path) == ()
+        loaded_models.check_file(
+            loaded(right, OddRow("test", 3, "all zeros", np.zeros((1, 8), np.float32))), right.path
+        )
+        == ()
     )
 
 
@@ -285,7 +288,7 @@ def test_classes_in_another_order_are_refused_of_a_slow_model(tmp_path: Path, mo
     swapped = np.array([1, 0, 2])[Y]
     model = SklearnFile(kind="sklearn", path=kept(tmp_path / "a.skops", LogisticRegression().fit(X, swapped)))
     with pytest.raises(RequestError, match="classes in another order: what the labels say is 0 it calls 1, 1 it calls"):
-        trial.check_file(loaded(model), model.path)
+        loaded_models.check_file(loaded(model), model.path)
 
 
 def test_members_of_several_kinds_share_a_teacher(tmp_path: Path) -> None:
@@ -397,7 +400,7 @@ def test_answers_do_not_depend_on_the_rows_beside_them(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "a.onnx")
     asked = OnnxModel(kind="onnx", path=str(tmp_path / "a.onnx"))
     with pytest.raises(RequestError, match="answers an example differently where others are beside it"):
-        trial.check_file(loaded(asked), asked.path)
+        loaded_models.check_file(loaded(asked), asked.path)
 
 
 def test_the_same_estimator_is_the_same_file() -> None:

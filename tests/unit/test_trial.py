@@ -39,7 +39,7 @@ from workers.training import ray_worker as student
 from workers.training.loader import HardLabels
 from workers.training.loop import Task
 from workers.training.ray_worker import WorkerJob
-from workers.trial import answers, compiling, trial
+from workers.trial import answers, compiling, loaded_models, trial
 from workers.trial.answers import Network
 
 MODELS = '''
@@ -854,7 +854,7 @@ def test_a_network_is_tried_compiled_without_gradients_of_the_step_before() -> N
 def test_masked_texts_are_not_all_masked_to_check_the_order_of_classes() -> None:
     """Their classes are tokens, which are compared by their ids."""
     network: Any = None  # not asked either
-    trial._check_order(network, Split(np.zeros((4, 8), np.float32), None), ())
+    loaded_models._check_order(network, Split(np.zeros((4, 8), np.float32), None), ())
 
 
 def test_the_order_of_classes_is_checked_where_a_network_ends_in_a_softmax() -> None:
@@ -863,4 +863,4 @@ def test_the_order_of_classes_is_checked_where_a_network_ends_in_a_softmax() -> 
     x = np.eye(3, dtype=np.float32)[(labels + 1) % 3]
     net = torch.nn.Sequential(linear, torch.nn.Softmax(-1))
     with pytest.raises(RequestError, match="classes in another order: what the labels say is 0 it calls 1"):
-        trial._check_order(Network(TorchPredictor(net), "'net'", 3, x, "ensemble"), Split(x, labels), ())
+        loaded_models._check_order(Network(TorchPredictor(net), "'net'", 3, x, "ensemble"), Split(x, labels), ())
