@@ -47,7 +47,7 @@ screenshots: install
 
 # Side-by-side measurements, about an hour on two cores; each writes benchmarks/results/<name>.json, those of forward passes <name>_<device>.json.
 BENCHMARKS := soft_target_pass student_with_distillation simulated_accelerators scaling_cost memory teacher_forward end_to_end \
-    text_teacher_pass text_student text_end_to_end text_memory text_forward
+    text_teacher_pass text_student text_end_to_end text_memory text_forward wait_policy
 bench: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
